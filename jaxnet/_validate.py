@@ -1,0 +1,157 @@
+"""Checks of shapes, dtypes and options, each with a message that says what came, what was expected and what to do.
+
+They look at types only, so they run once, when a function is traced: compiled code pays nothing for them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def checked_sizes(sizes: Any) -> tuple[int, ...]:
+    """The layer sizes as integers, at least two, all positive."""
+    try:
+        sizes = tuple(sizes)
+    except TypeError:
+        raise TypeError(f"sizes is {sizes!r}, expected a sequence of integers such as (2, 3, 1)") from None
+    if len(sizes) < 2:
+        raise ValueError(f"sizes is {sizes}, expected at least two: inputs and outputs")
+    for i, size in enumerate(sizes):
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"sizes[{i}] is {size!r}, expected a positive integer")
+        if size.__index__() < 1:
+            raise ValueError(f"sizes[{i}] is {size}, expected a positive integer")
+    return tuple(size.__index__() for size in sizes)
+
+
+def checked_count(name: str, value: Any, least: int) -> int:
+    """An integer option of at least ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {value!r}, expected an integer")
+    if value.__index__() < least:
+        raise ValueError(f"{name} is {value}, expected an integer >= {least}")
+    return value.__index__()
+
+
+def _is_layer(value: Any) -> bool:
+    return getattr(value, "_fields", None) == ("weight", "bias")
+
+
+def check_key(key: Any) -> None:
+    """Raise unless ``key`` is one typed PRNG key."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key is {describe(key)}, expected a typed key: jax.random.key(seed), or "
+            "jax.random.wrap_key_data(key) for a legacy uint32 key"
+        )
+    if key.shape != ():
+        raise ValueError(f"key has shape {key.shape}, expected one key; map over several with jax.vmap")
+
+
+def check_params(params: Any) -> None:
+    """Raise unless ``params`` is a non-empty tuple or list of layers that fit each other, of one floating dtype."""
+    if not isinstance(params, (tuple, list)) or _is_layer(params):
+        raise TypeError(f"params is {describe(params)}, expected a tuple of jaxnet.Layer")
+    if not params:
+        raise ValueError("params is empty, expected at least one jaxnet.Layer")
+    units = None
+    for i, layer in enumerate(params):
+        if not _is_layer(layer):
+            raise TypeError(f"params[{i}] is {describe(layer)}, expected a jaxnet.Layer(weight, bias)")
+        weight, bias = (jnp.shape(leaf) for leaf in layer)
+        if len(weight) != 2:
+            hint = "; map over an ensemble with jax.vmap" if len(weight) == 3 else ""
+            raise ValueError(f"params[{i}].weight has shape {weight}, expected (units, inputs){hint}")
+        if bias != weight[:1]:
+            raise ValueError(
+                f"params[{i}].bias has shape {bias}, expected {weight[:1]}, one per unit of the weight {weight}"
+            )
+        if units is not None and weight[1] != units:
+            raise ValueError(
+                f"params[{i}].weight has shape {weight}, so it expects {weight[1]} inputs, but the layer before "
+                f"has {units} units"
+            )
+        units = weight[0]
+        for name, leaf in layer._asdict().items():
+            check_floating(f"params[{i}].{name}", leaf)
+            if leaf.dtype != params[0].weight.dtype:
+                raise TypeError(
+                    f"params[{i}].{name} has dtype {leaf.dtype}, but params[0].weight has "
+                    f"{params[0].weight.dtype}; give all parameters one dtype"
+                )
+
+
+def check_x(params: Any, x: ArrayLike) -> Array:
+    """The inputs as an array, (..., inputs), checked against the parameters."""
+    check_params(params)
+    x = jnp.asarray(x)
+    check_floating("x", x)
+    weight = params[0].weight
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        features = f"{x.shape[-1]} features (shape {x.shape})" if x.ndim else "no feature axis (shape ())"
+        raise ValueError(
+            f"x has {features}, but the first layer expects {weight.shape[1]} (params[0].weight is {weight.shape})"
+        )
+    check_same_dtype("x", x, weight)
+    return x
+
+
+def check_batch(
+    params: Any, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[Array, Array, Array | None]:
+    """Inputs (..., inputs), targets (..., outputs) and example weights (...) as arrays, checked against each other."""
+    x = check_x(params, x)
+    y = jnp.asarray(y)
+    check_floating("y", y)
+    outputs = params[-1].weight.shape[0]
+    if y.shape != (*x.shape[:-1], outputs):
+        hint = ""
+        if y.shape == x.shape[:-1]:
+            hint = "; give it an output axis, y[..., None]" if outputs == 1 else "; see jaxnet.data.one_hot"
+        raise ValueError(
+            f"y has shape {y.shape}, expected {(*x.shape[:-1], outputs)}: a row of outputs for each example in x "
+            f"(x is {x.shape}, the last layer has {outputs} units){hint}"
+        )
+    check_same_dtype("y", y, params[0].weight)
+    if math.prod(x.shape[:-1]) == 0:
+        raise ValueError(f"x has shape {x.shape}: no examples, and a mean over none is not defined")
+    if weights is None:
+        return x, y, None
+    weights = jnp.asarray(weights)
+    check_floating("weights", weights)
+    if weights.shape != x.shape[:-1]:
+        raise ValueError(f"weights has shape {weights.shape}, expected {x.shape[:-1]}: one for each example in x")
+    check_same_dtype("weights", weights, params[0].weight)
+    return x, y, weights
+
+
+def check_floating(name: str, array: Any) -> None:
+    """Raise unless ``array`` is an array of floats."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name} is {describe(array)}, expected an array of floats; convert it, for example with "
+            "jnp.asarray(..., dtype=jnp.float32)"
+        )
+
+
+def check_same_dtype(name: str, array: Array, weight: Array) -> None:
+    """Raise unless ``array`` has the dtype of the parameters."""
+    if array.dtype != weight.dtype:
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, but the parameters have {weight.dtype}; convert one of them, for "
+            f"example {name}.astype({weight.dtype})"
+        )
+
+
+def describe(value: Any) -> str:
+    """What a value is, for a message."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array of {value.dtype} with shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

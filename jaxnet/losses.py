@@ -1,0 +1,82 @@
+"""Losses of one example, each with its derivative written by hand.
+
+A loss is a function of z and the target y. Squared error takes z = ŷ, the outputs. The cross-entropies take the
+**logits**, the pre-activations of the output layer, because log s(a) computed from s(a) is −∞ as soon as s(a) rounds
+to 0, while computed from a it is finite and right at any a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnet.activations import Activation, sigmoid, softmax
+
+__all__ = ["Loss", "cross_entropy", "softmax_cross_entropy", "squared_error"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss ℓ(z, y) of one example, summed over its outputs, and ∂ℓ/∂z.
+
+    Parameters
+    ----------
+    name
+        What error messages and figures call it.
+    value
+        ``(z, y) -> ℓ``: (..., outputs), (..., outputs) to (...).
+    derivative
+        ``(z, y) -> ∂ℓ/∂z``: (..., outputs).
+    link
+        None where z are the outputs ŷ, of any output activation. Otherwise z are the logits, and ``link`` is the
+        activation that turns logits into outputs. A network with such a loss has either this activation as its
+        output, or ``identity``: then its outputs are the logits themselves.
+    """
+
+    name: str
+    value: Callable[[Array, Array], Array] = field(repr=False)
+    derivative: Callable[[Array, Array], Array] = field(repr=False)
+    link: Activation | None = None
+
+
+def _cross_entropy(a: Array, y: Array) -> Array:
+    return jnp.sum(y * jax.nn.softplus(-a) + (1 - y) * jax.nn.softplus(a), axis=-1)
+
+
+def _softmax_cross_entropy(a: Array, y: Array) -> Array:
+    return -jnp.sum(y * jax.nn.log_softmax(a), axis=-1)
+
+
+squared_error = Loss(
+    "squared_error",
+    lambda z, y: jnp.sum((z - y) ** 2, axis=-1),
+    lambda z, y: 2 * (z - y),
+)
+"""ℓ = ‖ŷ − y‖², without a ½, with ∂ℓ/∂ŷ = 2(ŷ − y)."""
+
+cross_entropy = Loss(
+    "cross_entropy",
+    _cross_entropy,
+    # The same as s(a) − y, but without cancellation where an output is sure and right (y = 1 and s(a) near 1).
+    lambda a, y: (1 - y) * sigmoid(a) - y * sigmoid(-a),
+    link=sigmoid,
+)
+"""ℓ = −Σₖ yₖ log ŷₖ + (1 − yₖ) log(1 − ŷₖ), each output a yes or no by itself (multi-label), y in [0, 1].
+
+On logits: −log s(a) = softplus(−a) and −log(1 − s(a)) = softplus(a), with ∂ℓ/∂a = s(a) − y.
+"""
+
+softmax_cross_entropy = Loss(
+    "softmax_cross_entropy",
+    _softmax_cross_entropy,
+    lambda a, y: softmax(a) * jnp.sum(y, axis=-1, keepdims=True) - y,
+    link=softmax,
+)
+"""ℓ = −Σₖ yₖ log ŷₖ, one class of several, y one-hot or a distribution over the classes.
+
+On logits, with ∂ℓ/∂a = ŷ Σₖ yₖ − y, which is ŷ − y where the targets sum to one.
+"""

@@ -1,0 +1,209 @@
+"""What a network is: its layers (data) and its kind (activations, loss, penalty), and how layers are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import initializers
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnet._validate import check_key, check_params, checked_sizes
+from jaxnet.activations import Activation, identity, sigmoid
+from jaxnet.losses import Loss, squared_error
+
+__all__ = ["Layer", "Network", "from_augmented", "init", "to_augmented"]
+
+
+class Layer(NamedTuple):
+    """One layer a = h Wᵀ + b: ``weight`` (units, inputs) and ``bias`` (units,). Parameters are a tuple of them."""
+
+    weight: Array
+    bias: Array
+
+
+Params = Sequence[Layer]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Network:
+    """The kind of a network: everything but its parameters.
+
+    Parameters
+    ----------
+    hidden
+        Activation of every hidden layer.
+    output
+        Activation of the output layer.
+    loss
+        Loss of one example. The cost is its mean over the examples, plus the penalty.
+    l2
+        Strength of the penalty l2/2 · Σ W², over weights and not biases. It is data: it may be an array, traced or
+        mapped over by ``vmap``. The Python number 0 costs nothing in compiled code.
+
+    Raises
+    ------
+    TypeError
+        If an activation is not an `Activation` or the loss not a `Loss`.
+    ValueError
+        If the loss does not go with the output, or a Python l2 is negative or not finite.
+
+    >>> from jaxnet import activations, losses
+    >>> Network(output=activations.softmax, loss=losses.softmax_cross_entropy).hidden
+    Activation(name='sigmoid')
+    """
+
+    hidden: Activation = field(default=sigmoid, metadata={"static": True})
+    output: Activation = field(default=sigmoid, metadata={"static": True})
+    loss: Loss = field(default=squared_error, metadata={"static": True})
+    l2: ArrayLike = 0.0
+
+    def __post_init__(self) -> None:
+        for argument in ("hidden", "output"):
+            value = getattr(self, argument)
+            if not isinstance(value, Activation):
+                raise TypeError(f"{argument} is {value!r}, expected a jaxnet.activations.Activation such as sigmoid")
+        if not isinstance(self.loss, Loss):
+            raise TypeError(f"loss is {self.loss!r}, expected a jaxnet.losses.Loss such as squared_error")
+        link = self.loss.link
+        if link is not None and self.output not in (link, identity):
+            raise ValueError(
+                f"loss {self.loss.name} takes logits, so the output must be {link.name} (or identity, where the "
+                f"outputs are the logits), but it is {self.output.name}"
+            )
+        if isinstance(self.l2, (int, float)) and not 0 <= self.l2 < math.inf:
+            raise ValueError(f"l2 is {self.l2}, expected a number >= 0")
+
+
+def _augmented_normal(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    return jax.random.normal(key, shape, dtype)
+
+
+def _augmented_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+
+
+def _augmented_constant(_: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    return jnp.ones(shape, dtype)
+
+
+def _with_zero_bias(weight_init: Callable[..., Array]) -> Callable[..., Array]:
+    """An initialiser of [W | b] from one of W: the bias column starts at zero."""
+
+    def augmented(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        units, columns = shape
+        weight = weight_init(key, (units, columns - 1), dtype)
+        return jnp.concatenate([weight, jnp.zeros((units, 1), dtype)], axis=1)
+
+    return augmented
+
+
+_SCHEMES = {
+    "lecun": _with_zero_bias(initializers.lecun_normal(in_axis=1, out_axis=0)),
+    "glorot": _with_zero_bias(initializers.glorot_normal(in_axis=1, out_axis=0)),
+    "he": _with_zero_bias(initializers.he_normal(in_axis=1, out_axis=0)),
+    "normal": _augmented_normal,
+    "uniform": _augmented_uniform,
+    "constant": _augmented_constant,
+    "zeros": lambda key, shape, dtype: jnp.zeros(shape, dtype),
+}
+
+
+def init(
+    key: Array,
+    sizes: Sequence[int],
+    *,
+    scheme: str = "lecun",
+    scale: ArrayLike = 1.0,
+    dtype: DTypeLike | None = None,
+) -> tuple[Layer, ...]:
+    """Parameters for layers of ``sizes`` (inputs, hidden units ..., outputs).
+
+    Parameters
+    ----------
+    key
+        A typed key, ``jax.random.key(seed)``.
+    sizes
+        At least two positive integers.
+    scheme
+        How the weights are drawn. With zero biases, truncated normal of variance
+
+        - ``"lecun"``: 1 / inputs, for sigmoid and tanh (LeCun et al. 1998);
+        - ``"glorot"``: 2 / (inputs + units) (Glorot & Bengio 2010);
+        - ``"he"``: 2 / inputs, for relu (He et al. 2015).
+
+        With the bias treated as one more weight, as in the lecture's matrices,
+
+        - ``"normal"``: standard normal;
+        - ``"uniform"``: uniform in [−1, 1);
+        - ``"constant"``: all 1, equal weights that stay equal for ever;
+        - ``"zeros"``: all 0.
+    scale
+        A factor on all of it; may be traced.
+    dtype
+        Floating dtype; JAX's default float if None.
+
+    Returns
+    -------
+    A tuple of `Layer`, first layer first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the key is not a typed key, a size is not a positive integer, or the scheme is unknown.
+
+    >>> params = init(jax.random.key(0), (2, 3, 1))
+    >>> [layer.weight.shape for layer in params]
+    [(3, 2), (1, 3)]
+    """
+    check_key(key)
+    sizes = checked_sizes(sizes)
+    if scheme not in _SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}, expected one of {', '.join(sorted(_SCHEMES))}")
+    dtype = jnp.dtype(float if dtype is None else dtype)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype is {dtype}, expected a floating dtype such as float32")
+    keys = jax.random.split(key, len(sizes) - 1)
+    return from_augmented(
+        jnp.asarray(scale, dtype) * _SCHEMES[scheme](keys[i], (units, inputs + 1), dtype)
+        for i, (inputs, units) in enumerate(zip(sizes, sizes[1:], strict=False))
+    )
+
+
+def to_augmented(params: Params) -> tuple[Array, ...]:
+    """The lecture's matrices V, W, ...: each layer as [weight | bias], (units, inputs + 1).
+
+    With a constant 1 as last entry of x and h, the layer is V x: s(W (s₁(V (x, 1)), 1)) is `forward`.
+
+    >>> to_augmented((Layer(jnp.array([[1.0, 2.0]]), jnp.array([3.0])),))
+    (Array([[1., 2., 3.]], dtype=float32),)
+    """
+    check_params(params)
+    return tuple(jnp.column_stack([layer.weight, layer.bias]) for layer in params)
+
+
+def from_augmented(matrices: Any) -> tuple[Layer, ...]:
+    """Layers from the lecture's matrices, each (units, inputs + 1) with the bias as last column.
+
+    The inverse of `to_augmented`. Raises ValueError if a matrix is not 2-d with at least two columns, or if the
+    matrices do not fit each other.
+
+    >>> from_augmented([jnp.array([[1.0, 2.0, 3.0]])])
+    (Layer(weight=Array([[1., 2.]], dtype=float32), bias=Array([3.], dtype=float32)),)
+    """
+    matrices = tuple(jnp.asarray(matrix) for matrix in matrices)
+    for i, matrix in enumerate(matrices):
+        if matrix.ndim != 2 or matrix.shape[1] < 2:
+            raise ValueError(
+                f"matrices[{i}] has shape {matrix.shape}, expected (units, inputs + 1), the bias as last column"
+            )
+    params = tuple(Layer(weight=matrix[:, :-1], bias=matrix[:, -1]) for matrix in matrices)
+    check_params(params)
+    return params
