@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, data, losses
+from jaxnet import activations, check, data, losses
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -14,6 +14,8 @@ from jaxnet.backprop import (
 from jaxnet.network import Layer, Network, from_augmented, init, to_augmented
 from jaxnet.training import NotFinite, State, TrainResult, accuracy, make_step, sgd_step, train
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Layer",
     "Network",
@@ -25,6 +27,7 @@ __all__ = [
     "activations",
     "autodiff",
     "backprop",
+    "check",
     "cost",
     "data",
     "forward",

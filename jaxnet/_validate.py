@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 def checked_sizes(sizes: Any) -> tuple[int, ...]:
@@ -28,6 +28,16 @@ def checked_sizes(sizes: Any) -> tuple[int, ...]:
         if size.__index__() < 1:
             raise ValueError(f"sizes[{i}] is {size}, expected a positive integer")
     return tuple(size.__index__() for size in sizes)
+
+
+def checked_dtype(dtype: DTypeLike | None) -> DTypeLike:
+    """A floating dtype that JAX can hold now; its default float if None."""
+    canonical = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    if not jnp.issubdtype(canonical, jnp.floating):
+        raise TypeError(f"dtype is {canonical}, expected a floating dtype such as float32")
+    if dtype is not None and canonical != jnp.dtype(dtype):
+        raise ValueError(f"dtype is {jnp.dtype(dtype)}, which needs JAX's 64-bit mode: jax.enable_x64(True)")
+    return canonical
 
 
 def checked_count(name: str, value: Any, least: int) -> int:

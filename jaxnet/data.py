@@ -143,7 +143,7 @@ def _two_classes(n: int) -> Array:
 
 
 def _on_curve(key: Array, n: int, noise: float, curve: Any) -> Data:
-    """n points with noise on two curves, t drawn uniformly from [0, 1]."""
+    """Draw n points with noise on two curves, t drawn uniformly from [0, 1]."""
     check_key(key)
     n = checked_count("n", n, least=1)
     if not 0 <= noise < math.inf:
@@ -303,11 +303,11 @@ def one_hot(labels: ArrayLike, classes: int) -> Array:
 
 
 def standardize(x: ArrayLike, like: ArrayLike | None = None) -> Array:
-    """x with each feature shifted and scaled to mean 0 and standard deviation 1.
+    """Each feature of x shifted and scaled to mean 0 and standard deviation 1.
 
     The means and deviations are those of ``like``, of x itself if None: ``standardize(test.x, like=train.x)``. A
-    feature that is constant in ``like`` is shifted only. Raises ValueError where values are not finite or the numbers of
-    features differ.
+    feature that is constant in ``like`` is shifted only. Raises ValueError where values are not finite or the
+    numbers of features differ.
 
     >>> standardize([[0.0, 5.0], [2.0, 5.0]])
     Array([[-1.,  0.],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnet._validate import check_key, check_params, checked_sizes
+from jaxnet._validate import check_key, check_params, checked_dtype, checked_sizes
 from jaxnet.activations import Activation, identity, sigmoid
 from jaxnet.losses import Loss, squared_error
 
@@ -81,16 +82,8 @@ class Network:
             raise ValueError(f"l2 is {self.l2}, expected a number >= 0")
 
 
-def _augmented_normal(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-    return jax.random.normal(key, shape, dtype)
-
-
-def _augmented_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+def _symmetric_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
-
-
-def _augmented_constant(_: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-    return jnp.ones(shape, dtype)
 
 
 def _with_zero_bias(weight_init: Callable[..., Array]) -> Callable[..., Array]:
@@ -104,14 +97,15 @@ def _with_zero_bias(weight_init: Callable[..., Array]) -> Callable[..., Array]:
     return augmented
 
 
+# Each draws a layer's augmented matrix [W | b].
 _SCHEMES = {
     "lecun": _with_zero_bias(initializers.lecun_normal(in_axis=1, out_axis=0)),
     "glorot": _with_zero_bias(initializers.glorot_normal(in_axis=1, out_axis=0)),
     "he": _with_zero_bias(initializers.he_normal(in_axis=1, out_axis=0)),
-    "normal": _augmented_normal,
-    "uniform": _augmented_uniform,
-    "constant": _augmented_constant,
-    "zeros": lambda key, shape, dtype: jnp.zeros(shape, dtype),
+    "normal": initializers.normal(1.0),
+    "uniform": _symmetric_uniform,
+    "constant": initializers.ones,
+    "zeros": initializers.zeros,
 }
 
 
@@ -156,7 +150,8 @@ def init(
     Raises
     ------
     TypeError, ValueError
-        If the key is not a typed key, a size is not a positive integer, or the scheme is unknown.
+        If the key is not a typed key, a size is not a positive integer, the scheme is unknown, or the dtype is not
+        a float or is float64 while JAX's 64-bit mode is off.
 
     >>> params = init(jax.random.key(0), (2, 3, 1))
     >>> [layer.weight.shape for layer in params]
@@ -166,14 +161,11 @@ def init(
     sizes = checked_sizes(sizes)
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme is {scheme!r}, expected one of {', '.join(sorted(_SCHEMES))}")
-    dtype = jnp.dtype(float if dtype is None else dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype is {dtype}, expected a floating dtype such as float32")
+    dtype = checked_dtype(dtype)
     keys = jax.random.split(key, len(sizes) - 1)
     return from_augmented(
         jnp.asarray(scale, dtype) * _SCHEMES[scheme](keys[i], (units, inputs + 1), dtype)
-        for i, (inputs, units) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for i, (inputs, units) in enumerate(pairwise(sizes))
     )
 
 

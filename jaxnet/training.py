@@ -280,8 +280,8 @@ def _run(
     data: Batch,
     validation: Batch | None,
     l2: Array | None,
-    patience: Array | None,
-    end: Array,
+    patience: ArrayLike | None,
+    end: ArrayLike,
 ) -> tuple[_Loop, dict[str, Array]]:
     """Run epochs until ``end``, a cost that is not finite, or the end of patience; with their history."""
     net = _with_l2(plan, l2)
@@ -291,7 +291,7 @@ def _run(
         loop, _ = carry
         go = (loop.epoch < end) & loop.finite
         if loop.best is not None:
-            go &= loop.epoch - 1 - loop.best.epoch < patience
+            go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
         return go
 
     def one_epoch(carry: tuple[_Loop, dict[str, Array]]) -> tuple[_Loop, dict[str, Array]]:
@@ -476,7 +476,7 @@ def train(
     elif loop.best is not None and loop.best.epoch >= 0:
         state, best_epoch = loop.best.state, int(loop.best.epoch)
     history = {name: np.concatenate([part[name] for part in histories]) for name in histories[0]}
-    return TrainResult(*state, history, best_epoch, not_finite)
+    return TrainResult(state.params, state.opt_state, history, best_epoch, not_finite)
 
 
 def _checked_data(name: str, params: Params, data: Any) -> Batch:

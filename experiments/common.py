@@ -1,0 +1,103 @@
+"""What the experiments share: the agreement of the two gradients, and writing numbers and figures."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+import jaxnet
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+console = Console()
+
+
+class Result(NamedTuple):
+    """What an experiment found: numbers by name (with plain lists for arrays), and figures by name."""
+
+    numbers: dict[str, Any]
+    figures: dict[str, Figure]
+
+
+def gradient_agreement(params: Any, data: jaxnet.data.Data, net: jaxnet.Network) -> dict[str, Any]:
+    """The gradient by hand against the automatic one, in both dtypes: relative errors, tolerances, and the verdict."""
+    agreement = {}
+    for dtype in (jnp.float64, jnp.float32):
+        with jax.enable_x64(True):
+            p, x, y = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), (params, *data))
+            report = jaxnet.check.compare(
+                jax.jit(jaxnet.backprop)(p, x, y, net)[1], jax.jit(jaxnet.autodiff)(p, x, y, net)[1]
+            )
+        agreement[jnp.dtype(dtype).name] = {
+            "relative_error": report.relative_error,
+            "tolerance": report.leaves[0].tolerance,
+            "holds": bool(report),
+        }
+    return agreement
+
+
+def present(name: str, run: Callable[..., Result], settings: Any) -> bool:
+    """Run an experiment, print its numbers, and write ``NAME.json`` and ``NAME_*.png`` into ``settings.output``.
+
+    Returns whether the two gradients agree.
+    """
+    console.rule(f"[bold]{name}")
+    began = time.perf_counter()
+    numbers, figures = run(settings, progress=True)
+    numbers["seconds"] = time.perf_counter() - began
+
+    table = Table("number", "value", show_edge=False, header_style="bold")
+    for key, value in numbers.items():
+        if key != "gradient_agreement" and not isinstance(value, (dict, list)):
+            table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    for dtype, found in numbers["gradient_agreement"].items():
+        verdict = "agrees" if found["holds"] else "[bold red]DIFFERS"
+        table.add_row(
+            f"by hand against jax.grad, {dtype}",
+            f"relative error {found['relative_error']:.1e} (at most {found['tolerance']:.0e}): {verdict}",
+        )
+    console.print(table)
+
+    settings.output.mkdir(parents=True, exist_ok=True)
+    written = [settings.output / f"{name}.json"]
+    written[0].write_text(json.dumps(_plain(_document(name, settings, numbers)), indent=1) + "\n")
+    for figure_name, figure in figures.items():
+        written.append(settings.output / f"{name}_{figure_name}.png")
+        figure.savefig(written[-1])
+    console.print(f"wrote {', '.join(path.name for path in written)} into {settings.output}", soft_wrap=True)
+    return all(found["holds"] for found in numbers["gradient_agreement"].values())
+
+
+def _document(name: str, settings: Any, numbers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "experiment": name,
+        "settings": asdict(settings),
+        "numbers": numbers,
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "jaxnet": jaxnet.__version__},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: arrays as lists, paths as text, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
