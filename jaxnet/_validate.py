@@ -74,7 +74,9 @@ def check_params(params: Any) -> None:
     for i, layer in enumerate(params):
         if not _is_layer(layer):
             raise TypeError(f"params[{i}] is {describe(layer)}, expected a jaxnet.Layer(weight, bias)")
-        weight, bias = (jnp.shape(leaf) for leaf in layer)
+        for name, leaf in layer._asdict().items():
+            check_floating(f"params[{i}].{name}", leaf)
+        weight, bias = layer.weight.shape, layer.bias.shape
         if len(weight) != 2:
             hint = "; map over an ensemble with jax.vmap" if len(weight) == 3 else ""
             raise ValueError(f"params[{i}].weight has shape {weight}, expected (units, inputs){hint}")
@@ -89,7 +91,6 @@ def check_params(params: Any) -> None:
             )
         units = weight[0]
         for name, leaf in layer._asdict().items():
-            check_floating(f"params[{i}].{name}", leaf)
             if leaf.dtype != params[0].weight.dtype:
                 raise TypeError(
                     f"params[{i}].{name} has dtype {leaf.dtype}, but params[0].weight has "

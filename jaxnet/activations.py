@@ -48,24 +48,76 @@ class Activation:
         return self.value(a)
 
 
-sigmoid = Activation("sigmoid", lax.logistic, lambda h, v: v * (h * (1 - h)))
+# Values and derivatives are functions of this module, so that activations can be pickled and compared.
+
+
+def _sigmoid(a: Array) -> Array:
+    return lax.logistic(a)
+
+
+def _sigmoid_times_derivative(h: Array, v: Array) -> Array:
+    return v * (h * (1 - h))
+
+
+sigmoid = Activation("sigmoid", _sigmoid, _sigmoid_times_derivative)
 """The logistic function h = 1 / (1 + e⁻ᵃ), with h′ = h(1 − h)."""
 
-tanh = Activation("tanh", jnp.tanh, lambda h, v: v * ((1 - h) * (1 + h)))
-"""h = tanh a, with h′ = 1 − h² = (1 − h)(1 + h), the product because it keeps its digits where h is near ±1."""
 
-relu = Activation("relu", lambda a: jnp.maximum(a, 0), lambda h, v: jnp.where(h > 0, v, jnp.zeros_like(v)))
-"""h = max(a, 0), with h′ = 1 where a > 0 and 0 elsewhere; at the kink a = 0 it is 0, as in ``jax.nn.relu``."""
+def _tanh(a: Array) -> Array:
+    return lax.tanh(a)
 
-softplus = Activation("softplus", jax.nn.softplus, lambda h, v: v * -jnp.expm1(-h))
+
+def _tanh_times_derivative(h: Array, v: Array) -> Array:
+    return v * ((1 - h) * (1 + h))
+
+
+tanh = Activation("tanh", _tanh, _tanh_times_derivative)
+"""h = tanh a, with h′ = 1 − h² = (1 − h)(1 + h): the product keeps its digits where h is near ±1."""
+
+
+def _relu(a: Array) -> Array:
+    return jnp.maximum(a, 0)
+
+
+def _relu_times_derivative(h: Array, v: Array) -> Array:
+    return jnp.where(h > 0, v, jnp.zeros_like(v))
+
+
+relu = Activation("relu", _relu, _relu_times_derivative)
+"""h = max(a, 0), with h′ = 1 where a > 0 and 0 elsewhere; 0 at the kink a = 0, as in ``jax.nn.relu``."""
+
+
+def _softplus(a: Array) -> Array:
+    return jax.nn.softplus(a)
+
+
+def _softplus_times_derivative(h: Array, v: Array) -> Array:
+    return v * -jnp.expm1(-h)
+
+
+softplus = Activation("softplus", _softplus, _softplus_times_derivative)
 """h = log(1 + eᵃ), with h′ = 1 / (1 + e⁻ᵃ) = 1 − e⁻ʰ."""
 
-identity = Activation("identity", lambda a: a, lambda _, v: v)
+
+def _identity(a: Array) -> Array:
+    return a
+
+
+def _identity_times_derivative(_: Array, v: Array) -> Array:
+    return v
+
+
+identity = Activation("identity", _identity, _identity_times_derivative)
 """h = a, with h′ = 1: a linear layer."""
 
-softmax = Activation(
-    "softmax",
-    jax.nn.softmax,
-    lambda h, v: h * (v - jnp.sum(h * v, axis=-1, keepdims=True)),
-)
+
+def _softmax(a: Array) -> Array:
+    return jax.nn.softmax(a)
+
+
+def _softmax_times_derivative(h: Array, v: Array) -> Array:
+    return h * (v - jnp.sum(h * v, axis=-1, keepdims=True))
+
+
+softmax = Activation("softmax", _softmax, _softmax_times_derivative)
 """hⱼ = e^(aⱼ) / Σₖ e^(aₖ) over the units of a layer, with ∂hⱼ/∂aₖ = hⱼ(δⱼₖ − hₖ)."""

@@ -110,7 +110,8 @@ def _compare_leaf(path: str, actual: Any, expected: Any, tolerance: float | None
     if tolerance is None:
         tolerance = max(_TOLERANCE.get(array.dtype.name, 0.0) for array in (actual, expected))
     a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    error = np.where(a == b, 0.0, np.abs(a - b))  # equal infinities agree
+    same = a == b  # equal infinities agree, though their difference is NaN
+    error = np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a)))
     worst = np.unravel_index(np.argmax(error), error.shape)  # argmax finds NaN first
     finite = np.abs(b[np.isfinite(b)])
     largest = finite.max() if finite.size else 0.0

@@ -317,8 +317,9 @@ def standardize(x: ArrayLike, like: ArrayLike | None = None) -> Array:
     like = x if like is None else _finite_table("like", like)
     if x.shape[1] != like.shape[1]:
         raise ValueError(f"x has {x.shape[1]} features, but like has {like.shape[1]}")
-    mean, deviation = jnp.mean(like, axis=0), jnp.std(like, axis=0)
-    return (x - mean) / jnp.where(jnp.ptp(like, axis=0) == 0, 1, deviation)
+    mean, deviation = jnp.mean(like, axis=0, keepdims=True), jnp.std(like, axis=0, keepdims=True)
+    constant = jnp.ptp(like, axis=0, keepdims=True) == 0
+    return (x - mean) / jnp.where(constant, 1, deviation)
 
 
 def _finite_table(name: str, x: ArrayLike) -> Array:

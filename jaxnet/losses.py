@@ -43,38 +43,47 @@ class Loss:
     link: Activation | None = None
 
 
+# Values and derivatives are functions of this module, so that losses can be pickled and compared.
+
+
+def _squared_error(z: Array, y: Array) -> Array:
+    return jnp.sum((z - y) ** 2, axis=-1)
+
+
+def _squared_error_derivative(z: Array, y: Array) -> Array:
+    return 2 * (z - y)
+
+
+squared_error = Loss("squared_error", _squared_error, _squared_error_derivative)
+"""ℓ = ‖ŷ − y‖², without a ½, with ∂ℓ/∂ŷ = 2(ŷ − y)."""
+
+
 def _cross_entropy(a: Array, y: Array) -> Array:
     return jnp.sum(y * jax.nn.softplus(-a) + (1 - y) * jax.nn.softplus(a), axis=-1)
+
+
+def _cross_entropy_derivative(a: Array, y: Array) -> Array:
+    # This is s(a) − y, but without cancellation where an output is sure and right (y = 1 and s(a) near 1).
+    return (1 - y) * sigmoid(a) - y * sigmoid(-a)
+
+
+cross_entropy = Loss("cross_entropy", _cross_entropy, _cross_entropy_derivative, link=sigmoid)
+"""ℓ = −Σₖ yₖ log ŷₖ + (1 − yₖ) log(1 − ŷₖ), each output a yes or no by itself (multi-label), y in [0, 1].
+
+On logits: −log s(a) = softplus(−a) and −log(1 − s(a)) = softplus(a), with ∂ℓ/∂a = s(a) − y.
+"""
 
 
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:
     return -jnp.sum(y * jax.nn.log_softmax(a), axis=-1)
 
 
-squared_error = Loss(
-    "squared_error",
-    lambda z, y: jnp.sum((z - y) ** 2, axis=-1),
-    lambda z, y: 2 * (z - y),
-)
-"""ℓ = ‖ŷ − y‖², without a ½, with ∂ℓ/∂ŷ = 2(ŷ − y)."""
+def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:
+    return softmax(a) * jnp.sum(y, axis=-1, keepdims=True) - y
 
-cross_entropy = Loss(
-    "cross_entropy",
-    _cross_entropy,
-    # The same as s(a) − y, but without cancellation where an output is sure and right (y = 1 and s(a) near 1).
-    lambda a, y: (1 - y) * sigmoid(a) - y * sigmoid(-a),
-    link=sigmoid,
-)
-"""ℓ = −Σₖ yₖ log ŷₖ + (1 − yₖ) log(1 − ŷₖ), each output a yes or no by itself (multi-label), y in [0, 1].
-
-On logits: −log s(a) = softplus(−a) and −log(1 − s(a)) = softplus(a), with ∂ℓ/∂a = s(a) − y.
-"""
 
 softmax_cross_entropy = Loss(
-    "softmax_cross_entropy",
-    _softmax_cross_entropy,
-    lambda a, y: softmax(a) * jnp.sum(y, axis=-1, keepdims=True) - y,
-    link=softmax,
+    "softmax_cross_entropy", _softmax_cross_entropy, _softmax_cross_entropy_derivative, link=softmax
 )
 """ℓ = −Σₖ yₖ log ŷₖ, one class of several, y one-hot or a distribution over the classes.
 

@@ -89,7 +89,7 @@ def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(
     if outputs.shape[-1] > 1:
         right = jnp.argmax(outputs, axis=-1) == jnp.argmax(y, axis=-1)
     else:
-        if net.output is identity and net.loss.link is not None:
+        if net.output == identity and net.loss.link is not None:
             outputs = net.loss.link(outputs)
         right = (outputs > 0.5) == (y > 0.5)
     return jnp.mean(right, dtype=outputs.dtype)
@@ -305,7 +305,8 @@ def _run(
             candidate = _Best(values["validation_cost"], loop.epoch, state)
             better = finite & jnp.less(candidate.cost, best.cost)
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
-        return _Loop(loop.epoch + finite, state, loop.state, finite, best), history
+        done = jnp.where(finite, loop.epoch + 1, loop.epoch)
+        return _Loop(done, state, loop.state, finite, best), history
 
     names = {"cost": loop.state.params[0].weight} | jax.eval_shape(
         lambda params: _measure(plan, net, params, data, validation), loop.state.params
@@ -335,7 +336,8 @@ def _replay(
     def one_step(carry: tuple[Array, State, Array, Array]) -> tuple[Array, State, Array, Array]:
         i, state, _, _ = carry
         after, value, finite = checked(state, lax.dynamic_slice(order, (i * size,), (size,)))
-        return i + finite, jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, state), value, finite
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return jnp.where(finite, i + 1, i), state, value, finite
 
     zero = jnp.zeros((), data[0].dtype)
     i, state, value, finite = lax.while_loop(goes_on, one_step, (jnp.asarray(0), state, zero, jnp.asarray(True)))
@@ -493,6 +495,8 @@ def _checked_data(name: str, params: Params, data: Any) -> Batch:
 
 def _check_metrics(plan: _Plan, net: Network, params: Params, data: Batch) -> None:
     for name, metric in plan.metrics:
+        if not callable(metric):
+            raise TypeError(f"metrics[{name!r}] is {describe(metric)}, expected a function (params, x, y, net)")
         if name == "cost":
             raise ValueError("metrics has a 'cost', but the history has one of its own; give it another name")
         shape = jax.eval_shape(lambda params, x, y, metric=metric: metric(params, x, y, net), params, *data[:2])

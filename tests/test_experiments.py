@@ -1,0 +1,72 @@
+"""The experiments, with small settings: that their claims hold, and what they print and write."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments import __main__ as everything
+from experiments import digits, xor
+from experiments.common import _plain, present
+
+
+@pytest.mark.promotes
+def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
+    numbers, figures = xor.run(xor.Settings(output=tmp_path))
+    assert numbers["accuracy"] == 1
+    assert numbers["cost"] < 1e-3
+    assert numbers["linear_accuracy"] <= 0.75
+    assert numbers["linear_cost"] == pytest.approx(0.25, abs=1e-3)
+    assert all(found["holds"] for found in numbers["gradient_agreement"].values())
+    assert set(figures) == {"cost", "boundary"}
+    assert set(xor.run(xor.Settings(hidden=1, epochs=2)).figures) == {"cost"}
+    assert not any(tmp_path.iterdir())  # run is pure
+
+
+@pytest.mark.promotes
+def test_digits_are_learned():
+    numbers, figures = digits.run(digits.Settings(hidden=32, epochs=12))
+    assert numbers["test_accuracy"] > 0.93
+    assert numbers["gradient_agreement"]["float64"]["relative_error"] < 1e-12
+    assert numbers["examples"] == {"training": 1294, "validation": 144, "test": 359}
+    assert set(figures) == {"cost", "weights", "confusion"}
+
+
+@pytest.mark.slow
+@pytest.mark.promotes
+def test_the_main_job(tmp_path, capsys):
+    assert everything.main(everything.Settings(output=tmp_path))
+    printed = capsys.readouterr().out
+    assert printed.count("agrees") == 4
+    found = json.loads((tmp_path / "digits.json").read_text())
+    assert found["numbers"]["test_accuracy"] >= 0.97
+    assert found["settings"]["seed"] == 0
+    assert found["versions"]["jax"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "xor.json", "xor_cost.png", "xor_boundary.png",
+        "digits.json", "digits_cost.png", "digits_weights.png", "digits_confusion.png",
+    }  # fmt: skip
+
+
+def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
+    def run(settings, *, progress):
+        numbers, figures = xor.run(settings)
+        numbers["gradient_agreement"]["float32"]["holds"] = False
+        return xor.Result(numbers, figures)
+
+    assert not present("xor", run, xor.Settings(epochs=2, output=tmp_path))
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.xor", "--hidden", "3", "--seed", "7", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "agrees" in done.stdout
+    assert len(json.loads((tmp_path / "xor.json").read_text())["numbers"]["V"]) == 3
+    shown = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--learning-rate" in shown
+
+
+def test_json_has_no_numbers_that_are_not_finite():
+    assert _plain({"a": [float("nan"), 1.0], "b": (float("inf"),)}) == {"a": [None, 1.0], "b": [None]}

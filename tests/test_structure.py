@@ -1,0 +1,137 @@
+"""What holds of the whole code: who differentiates, who imports whom, and what is public."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxnet
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxnet"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only from rows above its own.
+ROWS = [
+    {"_validate"},
+    {"activations"},
+    {"losses"},
+    {"network"},
+    {"backprop"},
+    {"check"},
+    {"data"},
+    {"training"},
+    {"plots"},
+]
+ROW = {module: i for i, row in enumerate(ROWS) for module in row}
+
+DIFFERENTIATION = {
+    "grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacobian", "jacfwd", "jacrev", "hessian",
+    "fwd_and_bwd",
+}  # fmt: skip
+# The referee, and nothing else.
+ALLOWED = {("backprop", "autodiff")}
+
+
+def differentiating_functions(tree):
+    """Names of the top-level definitions that use JAX's differentiation, by attribute or import."""
+    for statement in tree.body:
+        name = getattr(statement, "name", "the module itself")
+        for node in ast.walk(statement):
+            used = (isinstance(node, ast.Attribute) and node.attr in DIFFERENTIATION and _rooted_in_jax(node)) or (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").startswith("jax")
+                and DIFFERENTIATION & {alias.name for alias in node.names}
+            )
+            if used:
+                yield name
+
+
+def _rooted_in_jax(node):
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in ("jax", "api")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_autodiff_is_the_referee_never_the_player(path):
+    found = {(path.stem, name) for name in differentiating_functions(ast.parse(path.read_text()))}
+    assert found <= ALLOWED
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(): return jax.grad(g)",
+        "from jax import vjp",
+        "f = jax.experimental.jet.jvp(g)",
+        "from jax import grad as d",
+    ],
+)
+def test_the_walk_finds_what_it_should(code):
+    assert list(differentiating_functions(ast.parse(code)))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_import_only_from_rows_above(path):
+    if path.stem == "__init__":
+        return
+    assert path.stem in ROW, f"{path.stem} has no row: put it where it belongs"
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module != "jaxnet" else [f"jaxnet.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            package, _, module = name.partition(".")
+            assert package not in ("experiments", "benchmarks", "tests")
+            if package == "jaxnet":
+                assert ROW[module] < ROW[path.stem]
+
+
+def test_importing_jaxnet_is_light():
+    """Neither figures nor estimators nor data sets load before they are used."""
+    code = "import sys, jaxnet; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"matplotlib", "sklearn", "orbax", "torch", "rich", "pooch", "tyro", "scipy.stats"} & set(loaded)
+
+
+def public_objects():
+    yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
+    for module in ("activations", "check", "data", "losses", "plots"):
+        module = importlib.import_module(f"jaxnet.{module}")
+        yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), list(public_objects()), ids=lambda value: value if type(value) is str else ""
+)
+def test_public_things_are_documented(name, value):
+    if inspect.isfunction(value) or inspect.isclass(value):
+        assert inspect.getdoc(value)
+
+
+def test_every_public_definition_is_listed():
+    for path in MODULES:
+        if path.stem in ("__init__", "_validate"):
+            continue
+        module = importlib.import_module(f"jaxnet.{path.stem}")
+        defined = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", None) == module.__name__
+            and (inspect.isfunction(value) or inspect.isclass(value))
+        }
+        # The passes are public to the other modules of the package, not to its users.
+        internal = {"forward_pass", "backward_pass", "output_delta", "contract"}
+        assert defined - internal <= set(module.__all__), path
+
+
+def test_version_is_in_the_changelog():
+    assert f"## {jaxnet.__version__}" in (ROOT / "CHANGELOG.md").read_text()
