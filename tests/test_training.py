@@ -13,7 +13,7 @@ from helpers import assert_close, problem
 
 import jaxnet
 from jaxnet import Network, State, activations, losses
-from jaxnet.training import _cut
+from jaxnet.training import _cut, _shuffled
 
 KEY = jax.random.key(7)
 SGD = optax.sgd(0.5)
@@ -26,7 +26,7 @@ def by_the_book(key, params, data, *, net=Network(), optimizer, epochs, batch_si
     size = batch_size or n
     step = jax.jit(jaxnet.make_step(optimizer, net))
     for epoch in range(epochs):
-        order = jnp.arange(n) if size == n else jax.random.permutation(jax.random.fold_in(key, epoch), n)
+        order = jnp.arange(n) if size == n else _shuffled(jax.random.fold_in(key, epoch), n)
         total = weight = 0.0
         for start in range(0, n, size):
             batch = tuple(array[order[start : start + size]] for array in data)
@@ -292,7 +292,7 @@ def test_divergence_stops_with_the_last_finite_parameters(x64):
 
     state, _ = by_the_book(KEY, params, tuple(data), epochs=where.epoch, **options)
     step = jaxnet.make_step(options["optimizer"], net)
-    order = jax.random.permutation(jax.random.fold_in(KEY, where.epoch), 10)
+    order = _shuffled(jax.random.fold_in(KEY, where.epoch), 10)
     for i in range(3):
         after, metrics = step(state, tuple(array[order[4 * i : 4 * i + 4]] for array in data))
         good = jnp.isfinite(metrics["cost"]) & all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
@@ -311,7 +311,7 @@ def test_data_that_is_not_finite_is_named(bad, batch_size):
     with pytest.warns(RuntimeWarning, match=f"met a cost of nan.*x holds values .*first in example {bad}"):
         result = jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=3, batch_size=batch_size)
     size = batch_size or 10
-    order = np.arange(10) if size == 10 else np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 0), 10))
+    order = np.arange(10) if size == 10 else np.asarray(_shuffled(jax.random.fold_in(KEY, 0), 10))
     assert result.not_finite[:2] == (0, np.flatnonzero(order == bad)[0] // size)
     assert result.history["cost"].shape == (0,)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))

@@ -1,0 +1,7 @@
+"""Run every benchmark with its default settings."""
+
+from benchmarks import mnist_epoch, orientation
+
+if __name__ == "__main__":
+    mnist_epoch.main(mnist_epoch.Settings())
+    orientation.main(orientation.Settings())
