@@ -250,7 +250,7 @@ def _downloaded_mnist() -> Path:
         except OSError as error:  # requests' errors are OSErrors
             raise ConnectionError(
                 f"{_MNIST_URL + file}: the download failed ({type(error).__name__}); without a network, get the four "
-                f"files elsewhere and put them into {folder}, or pass their folder as path or in JAXNET_DATA"
+                f"gzipped files elsewhere and put them into {folder}, or pass their folder as path or in JAXNET_DATA"
             ) from error
     return folder
 
