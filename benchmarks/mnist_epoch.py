@@ -28,7 +28,8 @@ from rich.table import Table
 
 import jaxnet
 from benchmarks.harness import interleave, machine, matmul_peak, ratio, save
-from jaxnet import training
+from jaxnet import _loop
+from jaxnet.steps import Gradient
 
 SIZES, BATCH, RATE = (784, 30, 10), 10, 0.5
 console = Console(width=110)
@@ -60,12 +61,12 @@ def images(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 # Contenders: each returns a function that runs one epoch
 
 
-def by_jaxnet(x: np.ndarray, y: np.ndarray, gradient: training.Gradient, epochs: int = 1) -> Callable[[], Any]:
+def by_jaxnet(x: np.ndarray, y: np.ndarray, gradient: Gradient) -> Callable[[], Any]:
     """Our loop, from the same start every time; the data is on the device already."""
     params, data, optimizer = jaxnet.init(jax.random.key(0), SIZES), (jnp.asarray(x), jnp.asarray(y)), optax.sgd(RATE)
     return lambda: (
         jaxnet.train(
-            jax.random.key(1), params, data, optimizer=optimizer, epochs=epochs, batch_size=BATCH, gradient=gradient
+            jax.random.key(1), params, data, optimizer=optimizer, epochs=1, batch_size=BATCH, gradient=gradient
         ).params
     )
 
@@ -220,7 +221,7 @@ def check_equal_results(x: np.ndarray, y: np.ndarray) -> float:
     params = jaxnet.init(jax.random.key(0), SIZES)
     result = jaxnet.train(key, params, (x[:n], y[:n]), optimizer=optax.sgd(RATE), epochs=1, batch_size=BATCH)
     expected = numpy_parameters()
-    numpy_epoch(x, y, expected, np.asarray(training._shuffled(jax.random.fold_in(key, 0), n)))
+    numpy_epoch(x, y, expected, np.asarray(_loop.shuffled(jax.random.fold_in(key, 0), n)))
     leaves = jax.tree.leaves(result.params)
     return max(float(np.abs(a - b).max()) for a, b in zip(leaves, expected, strict=True))
 
@@ -255,8 +256,8 @@ def stages(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
         return lambda: program(params, batches)
 
     @jax.jit
-    def shuffled(key: jax.Array) -> jax.Array:
-        return training._shuffled(key, n)
+    def order(key: jax.Array) -> jax.Array:
+        return _loop.shuffled(key, n)
 
     @jax.jit
     def gathered(key: jax.Array, data: Any) -> jax.Array:
@@ -264,16 +265,16 @@ def stages(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], Any]]:
             return total + batch[0][0, 0] + batch[1][0, 0], None
 
         def block(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
-            return lax.scan(step, total, training._rows(data, rows))
+            return lax.scan(step, total, _loop.rows_of(data, rows))
 
-        total, order = jnp.zeros(()), training._shuffled(key, n)
-        for blocks, steps, size in training._cut(n, BATCH, SIZES[0]):
-            part, order = jnp.split(order, [blocks * steps * size])
+        total, rows = jnp.zeros(()), _loop.shuffled(key, n)
+        for blocks, steps, size in _loop.cut(n, BATCH, SIZES[0]):
+            part, rows = jnp.split(rows, [blocks * steps * size])
             total, _ = lax.scan(block, total, part.reshape(blocks, steps, size))
         return total
 
     return {
-        "permutation": lambda: shuffled(key),
+        "permutation": lambda: order(key),
         "gather": lambda: gathered(key, data),
         **{name: scan(body) for name, body in bodies.items()},
         "epoch": by_jaxnet(x, y, jaxnet.backprop),

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from experiments import digits, xor
-from experiments.common import RESULTS, console, present
+from experiments.common import RESULTS, present
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,13 @@ class Settings:
     """Folder for the numbers and figures."""
 
 
-def main(settings: Settings) -> bool:
-    """Run them all; whether the gradient by hand agreed with the automatic one in each."""
-    agreed = [
+def main(settings: Settings) -> int:
+    """Run them all; the worst of their exit statuses."""
+    return max(
         present(name, module.run, module.Settings(output=settings.output))
         for name, module in {"xor": xor, "digits": digits}.items()
-    ]
-    if not all(agreed):
-        console.print("[bold red]the gradient by hand and the automatic one differ: see above")
-    return all(agreed)
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(not main(tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(main(tyro.cli(Settings, description=__doc__)))

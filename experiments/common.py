@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import jaxnet
@@ -48,14 +49,19 @@ def gradient_agreement(params: Any, data: jaxnet.data.Data, net: jaxnet.Network)
     return agreement
 
 
-def present(name: str, run: Callable[..., Result], settings: Any) -> bool:
+def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     """Run an experiment, print its numbers, and write ``NAME.json`` and ``NAME_*.png`` into ``settings.output``.
 
-    Returns whether the two gradients agree.
+    Returns the exit status: 0, 1 where the two gradients differ, 2 where the settings or the folder are no good.
     """
     console.rule(f"[bold]{name}")
     began = time.perf_counter()
-    numbers, figures = run(settings, progress=True)
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        numbers, figures = run(settings, progress=True)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        console.print(f"[bold red]{name} cannot run so:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
     numbers["seconds"] = time.perf_counter() - began
 
     table = Table("number", "value", show_edge=False, header_style="bold")
@@ -70,14 +76,13 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> bool:
         )
     console.print(table)
 
-    settings.output.mkdir(parents=True, exist_ok=True)
     written = [settings.output / f"{name}.json"]
     written[0].write_text(json.dumps(_plain(_document(name, settings, numbers)), indent=1) + "\n")
     for figure_name, figure in figures.items():
         written.append(settings.output / f"{name}_{figure_name}.png")
         figure.savefig(written[-1])
     console.print(f"wrote {', '.join(path.name for path in written)} into {settings.output}", soft_wrap=True)
-    return all(found["holds"] for found in numbers["gradient_agreement"].values())
+    return 0 if all(found["holds"] for found in numbers["gradient_agreement"].values()) else 1
 
 
 def _document(name: str, settings: Any, numbers: dict[str, Any]) -> dict[str, Any]:

@@ -67,13 +67,16 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "V": jaxnet.to_augmented(trained.params)[0],
         "W": jaxnet.to_augmented(trained.params)[1],
         "history": trained.history,
+        "stopped_at": trained.not_finite,
         "gradient_agreement": gradient_agreement(params, data, net),
     }
     curves = {
         f"{settings.hidden} hidden units": trained.history["cost"],
         "no hidden layer": straight.history["cost"],
     }
-    figures = {"cost": plots.cost_curves(curves, ylabel="cost: mean of ‖ŷ − y‖²", title="XOR by gradient descent")}
+    figures = {}
+    if settings.epochs:
+        figures["cost"] = plots.cost_curves(curves, ylabel="cost: mean of ‖ŷ − y‖²", title="XOR by gradient descent")
     if settings.hidden >= 2:
         figures["boundary"] = plots.boundary_and_hidden_space(
             trained.params, *data, net, title=f"XOR, {settings.hidden} hidden units"
@@ -82,4 +85,4 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
 
 
 if __name__ == "__main__":
-    raise SystemExit(not present("xor", run, tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(present("xor", run, tyro.cli(Settings, description=__doc__)))

@@ -12,7 +12,8 @@ from jaxnet.backprop import (
     signals,
 )
 from jaxnet.network import Layer, Network, from_augmented, init, to_augmented
-from jaxnet.training import NotFinite, State, TrainResult, accuracy, make_step, sgd_step, train
+from jaxnet.steps import State, accuracy, make_step, sgd_step
+from jaxnet.training import NotFinite, TrainResult, train
 
 __version__ = "0.1.0"
 

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_USE_64_BITS = 'with jax.enable_x64(True): ..., or jax.config.update("jax_enable_x64", True)'
+
 
 def checked_sizes(sizes: Any) -> tuple[int, ...]:
     """The layer sizes as integers, at least two, all positive."""
@@ -32,11 +35,15 @@ def checked_sizes(sizes: Any) -> tuple[int, ...]:
 
 def checked_dtype(dtype: DTypeLike | None) -> DTypeLike:
     """A floating dtype that JAX can hold now; its default float if None."""
-    canonical = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-    if not jnp.issubdtype(canonical, jnp.floating):
-        raise TypeError(f"dtype is {canonical}, expected a floating dtype such as float32")
-    if dtype is not None and canonical != jnp.dtype(dtype):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}, which needs JAX's 64-bit mode: jax.enable_x64(True)")
+    try:
+        asked = jnp.dtype(float if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"dtype is {dtype!r}, expected one of {', '.join(_FLOATS)}") from None
+    if asked.name not in _FLOATS:
+        raise TypeError(f"dtype is {asked}, expected one of {', '.join(_FLOATS)}")
+    canonical = jax.dtypes.canonicalize_dtype(asked)
+    if dtype is not None and canonical != asked:
+        raise ValueError(f"dtype is {asked}, which needs JAX's 64-bit mode: {_USE_64_BITS}")
     return canonical
 
 
@@ -47,6 +54,21 @@ def checked_count(name: str, value: Any, least: int) -> int:
     if value.__index__() < least:
         raise ValueError(f"{name} is {value}, expected an integer >= {least}")
     return value.__index__()
+
+
+def checked_scalar(name: str, value: Any, dtype: DTypeLike) -> Array:
+    """A real number, traced or not, as a scalar array of ``dtype``."""
+    array = _as_array(name, value)
+    if array.shape != () or not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} is {describe(value)}, expected one real number; map over several with jax.vmap")
+    return array.astype(dtype)
+
+
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {describe(value)}, which is not an array of numbers") from None
 
 
 def _is_layer(value: Any) -> bool:
@@ -76,10 +98,17 @@ def check_params(params: Any) -> None:
             raise TypeError(f"params[{i}] is {describe(layer)}, expected a jaxnet.Layer(weight, bias)")
         for name, leaf in layer._asdict().items():
             check_floating(f"params[{i}].{name}", leaf)
+            if leaf.dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
+                raise TypeError(
+                    f"params[{i}].{name} has dtype float64, but JAX's 64-bit mode is off; convert it to float32, or "
+                    f"use {_USE_64_BITS}"
+                )
         weight, bias = layer.weight.shape, layer.bias.shape
         if len(weight) != 2:
             hint = "; map over an ensemble with jax.vmap" if len(weight) == 3 else ""
             raise ValueError(f"params[{i}].weight has shape {weight}, expected (units, inputs){hint}")
+        if 0 in weight:
+            raise ValueError(f"params[{i}].weight has shape {weight}, expected at least one unit and one input")
         if bias != weight[:1]:
             raise ValueError(
                 f"params[{i}].bias has shape {bias}, expected {weight[:1]}, one per unit of the weight {weight}"
@@ -101,7 +130,7 @@ def check_params(params: Any) -> None:
 def check_x(params: Any, x: ArrayLike) -> Array:
     """The inputs as an array, (..., inputs), checked against the parameters."""
     check_params(params)
-    x = jnp.asarray(x)
+    x = _as_array("x", x)
     check_floating("x", x)
     weight = params[0].weight
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
@@ -118,7 +147,7 @@ def check_batch(
 ) -> tuple[Array, Array, Array | None]:
     """Inputs (..., inputs), targets (..., outputs) and example weights (...) as arrays, checked against each other."""
     x = check_x(params, x)
-    y = jnp.asarray(y)
+    y = _as_array("y", y)
     check_floating("y", y)
     outputs = params[-1].weight.shape[0]
     if y.shape != (*x.shape[:-1], outputs):
@@ -134,7 +163,7 @@ def check_batch(
         raise ValueError(f"x has shape {x.shape}: no examples, and a mean over none is not defined")
     if weights is None:
         return x, y, None
-    weights = jnp.asarray(weights)
+    weights = _as_array("weights", weights)
     check_floating("weights", weights)
     if weights.shape != x.shape[:-1]:
         raise ValueError(f"weights has shape {weights.shape}, expected {x.shape[:-1]}: one for each example in x")
@@ -145,10 +174,10 @@ def check_batch(
 def check_floating(name: str, array: Any) -> None:
     """Raise unless ``array`` is an array of floats."""
     dtype = getattr(array, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    if getattr(dtype, "name", None) not in _FLOATS:
         raise TypeError(
-            f"{name} is {describe(array)}, expected an array of floats; convert it, for example with "
-            "jnp.asarray(..., dtype=jnp.float32)"
+            f"{name} is {describe(array)}, expected an array of floats ({', '.join(_FLOATS)}); convert it, for example "
+            "with jnp.asarray(..., dtype=jnp.float32)"
         )
 
 

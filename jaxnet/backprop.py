@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
-from jaxnet.network import Layer, Network, Params
+from jaxnet.network import Layer, Network, Params, check_network
 
 __all__ = [
     "Signals",
@@ -81,13 +81,16 @@ def backward_pass(
     return tuple(reversed(deltas))
 
 
-def contract(params: Params, activations: tuple[Array, ...], deltas: tuple[Array, ...]) -> Any:
-    """The gradient summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ, in the structure of ``params``."""
-    gradients = []
-    for h, delta in zip(activations[:-1], deltas, strict=True):
-        gradients.append(_outer(delta, h))
-        gradients.append(jnp.sum(delta, axis=tuple(range(delta.ndim - 1))))
-    return jax.tree.unflatten(jax.tree.structure(params), gradients)
+def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...]) -> list[Layer]:
+    """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
+    return [
+        Layer(weight=_outer(delta, h), bias=jnp.sum(delta, axis=tuple(range(delta.ndim - 1))))
+        for h, delta in zip(activations[:-1], deltas, strict=True)
+    ]
+
+
+def _in_structure_of(params: Params, gradients: list[Layer]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradients))
 
 
 # The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
@@ -137,6 +140,7 @@ def forward(params: Params, x: ArrayLike, net: Network = Network()) -> Array:
     >>> jaxnet.forward(params, jnp.ones((4, 2))).shape
     (4, 1)
     """
+    check_network(net)
     x = check_x(params, x)
     activations, _ = forward_pass(params, x, net.hidden, net.output)
     return activations[-1]
@@ -158,8 +162,8 @@ def cost(
     net
         Activations, loss and l2.
     weights
-        One weight wᵢ for each example, (n,); 1 if None. Only their ratios matter: doubling one is the same as
-        repeating its example. Where they sum to zero, so that no example counts, the mean is taken as 0.
+        One weight wᵢ ≥ 0 for each example, (n,); 1 if None. Only their ratios matter: doubling one is the same as
+        repeating its example. Where all are zero, so that no example counts, the mean is taken as 0.
 
     Raises
     ------
@@ -172,6 +176,7 @@ def cost(
     >>> float(jaxnet.cost(params, x, y))
     0.25
     """
+    check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     activations, logits = forward_pass(params, x, net.hidden, net.output)
     return _cost(params, _losses(net, activations[-1], logits, y), _shares(x, weights), net)
@@ -219,6 +224,7 @@ def signals(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()
     >>> bool(jnp.allclose(grads[1].weight, delta[1].T @ h[1] / 4))
     True
     """
+    check_network(net)
     x, y, _ = check_batch(params, x, y)
     activations, logits = forward_pass(params, x, net.hidden, net.output)
     last_delta = output_delta(net, activations[-1], logits, y)
@@ -241,6 +247,7 @@ def backprop(
     >>> [layer.weight.shape for layer in grads]
     [(3, 2), (1, 3)]
     """
+    check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     shares = _shares(x, weights)
     activations, logits = forward_pass(params, x, net.hidden, net.output)
@@ -249,16 +256,12 @@ def backprop(
         shares if weights is None else jnp.expand_dims(shares, -1)
     )
     deltas = backward_pass(params, activations, last_delta, net.hidden)
-    grads = contract(params, activations, deltas)
+    gradients = contract(activations, deltas)
     if _penalised(net):
         l2 = jnp.asarray(net.l2, x.dtype)
-        grads = jax.tree.map(
-            lambda grad, layer: Layer(grad.weight + l2 * layer.weight, grad.bias),
-            grads,
-            params,
-            is_leaf=lambda node: isinstance(node, Layer),
-        )
-    return _cost(params, _losses(net, activations[-1], logits, y), shares, net), grads
+        gradients = [Layer(g.weight + l2 * layer.weight, g.bias) for g, layer in zip(gradients, params, strict=True)]
+    value = _cost(params, _losses(net, activations[-1], logits, y), shares, net)
+    return value, _in_structure_of(params, gradients)
 
 
 def input_gradient(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) -> Array:
@@ -288,6 +291,7 @@ def forward_with_backprop(params: Params, x: ArrayLike, net: Network = Network()
     >>> jax.grad(entropy)(params, jnp.ones((4, 2)))[0].weight.shape
     (3, 2)
     """
+    check_network(net)
     return _outputs(net.hidden, net.output, params, check_x(params, x))
 
 
@@ -305,7 +309,7 @@ def _outputs_backward(hidden: Activation, output: Activation, saved: Any, output
     params, activations = saved
     last_delta = output.times_derivative(activations[-1], outputs_bar)
     deltas = backward_pass(params, activations, last_delta, hidden)
-    return contract(params, activations, deltas), deltas[0] @ params[0].weight
+    return _in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
 
 
 _outputs.defvjp(_outputs_forward, _outputs_backward)

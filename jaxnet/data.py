@@ -127,7 +127,7 @@ def spirals(key: Array, n: int = 200, *, noise: float = 0.02, turns: float = 1.5
     >>> spirals(jax.random.key(0), 10).x.shape
     (10, 2)
     """
-    if not turns > 0:
+    if not 0 < turns < math.inf:
         raise ValueError(f"turns is {turns}, expected a number > 0")
 
     def curve(t: Array, y: Array) -> tuple[Array, Array]:
@@ -188,10 +188,10 @@ def mnist(path: str | os.PathLike[str] | None = None) -> Splits:
     Parameters
     ----------
     path
-        A folder with the four IDX files, gzipped or not. If None: the folder that the environment variable
-        ``JAXNET_DATA`` names, or its subfolder ``mnist``; if that is not set, the user's cache, filled by a download
-        with checksums on first use (needs ``pooch``). Other sets in the same files, such as Fashion-MNIST, load from a
-        path too.
+        A folder with the four IDX files, gzipped or not, or with a subfolder ``mnist`` that holds them. If None: the
+        folder that the environment variable ``JAXNET_DATA`` names; if that is not set, the user's cache, filled by a
+        download with checksums on first use (needs ``pooch``). Other sets in the same files, such as Fashion-MNIST,
+        load from a path too.
 
     Raises
     ------
@@ -203,7 +203,10 @@ def mnist(path: str | os.PathLike[str] | None = None) -> Splits:
         If the download fails.
     """
     folder = _mnist_folder(path)
-    return Splits(_mnist_part(folder, "train"), _mnist_part(folder, "t10k"))
+    splits = Splits(_mnist_part(folder, "train"), _mnist_part(folder, "t10k"))
+    if splits.train.x.shape[1] != splits.test.x.shape[1]:
+        raise ValueError(f"{folder}: the training and test images differ in size; the files do not belong together")
+    return splits
 
 
 def _mnist_part(folder: Path, part: str) -> Data:
@@ -214,21 +217,22 @@ def _mnist_part(folder: Path, part: str) -> Data:
             f"{folder}: {images_file} holds {len(images)} images, but {labels_file} {len(labels)} labels; "
             "the two files do not belong together"
         )
-    if labels.size and labels.max() > 9:
+    if not images.size:
+        raise ValueError(f"{folder / images_file}: holds no images")
+    if labels.max() > 9:
         raise ValueError(f"{folder / labels_file}: holds the label {labels.max()}, expected 0 to 9")
     return Data(jnp.asarray(images.reshape(len(images), -1), float) / 255, one_hot(labels, 10))
 
 
 def _mnist_folder(path: str | os.PathLike[str] | None) -> Path:
-    if path is None and "JAXNET_DATA" in os.environ:
-        folder = Path(os.environ["JAXNET_DATA"]).expanduser()
-        path = folder / "mnist" if (folder / "mnist").is_dir() else folder
-    if path is None:
+    source = "path" if path is not None else "JAXNET_DATA"
+    path = path if path is not None else os.environ.get("JAXNET_DATA")
+    if not path:
         return _downloaded_mnist()
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name one that holds the four MNIST files")
-    return folder
+        raise FileNotFoundError(f"{source} is {folder}, not a folder; name one that holds the four MNIST files")
+    return folder / "mnist" if (folder / "mnist").is_dir() else folder
 
 
 def _downloaded_mnist() -> Path:
@@ -259,15 +263,20 @@ def _read_idx(folder: Path, file: str, ndim: int) -> np.ndarray:
     """The bytes of an IDX file, gzipped or not, as an array of its shape (format: the MNIST site)."""
     path = next((p for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{folder}: neither {file} nor {file}.gz is there")
+        raise FileNotFoundError(
+            f"{folder}: neither {file} nor {file}.gz is there; name the folder that holds all four MNIST files as "
+            "path or in JAXNET_DATA, or name none, and they are downloaded"
+        )
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); the file is damaged or cut short, get it again") from error
     magic = bytes([0, 0, 8, ndim])  # 8: unsigned bytes
     if raw[:4] != magic:
-        raise ValueError(f"{path}: begins with {raw[:4].hex()}, expected {magic.hex()}; it is not an IDX file of bytes")
+        raise ValueError(
+            f"{path}: begins with {raw[:4].hex() or 'nothing'}, expected {magic.hex()}; it is not an IDX file of bytes"
+        )
     header = 4 + 4 * ndim
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4))
     if len(raw) != header + math.prod(shape):
@@ -317,9 +326,13 @@ def standardize(x: ArrayLike, like: ArrayLike | None = None) -> Array:
     like = x if like is None else _finite_table("like", like)
     if x.shape[1] != like.shape[1]:
         raise ValueError(f"x has {x.shape[1]} features, but like has {like.shape[1]}")
-    mean, deviation = jnp.mean(like, axis=0, keepdims=True), jnp.std(like, axis=0, keepdims=True)
+    mean = jnp.mean(like, axis=0, keepdims=True)
+    # Squares are taken of numbers up to 1, so that neither large nor small features leave the range of the dtype.
+    widest = jnp.max(jnp.abs(like - mean), axis=0, keepdims=True)
     constant = jnp.ptp(like, axis=0, keepdims=True) == 0
-    return (x - mean) / jnp.where(constant, 1, deviation)
+    unit = jnp.where(constant, 1, widest)
+    deviation = jnp.sqrt(jnp.mean(((like - mean) / unit) ** 2, axis=0, keepdims=True))
+    return (x - mean) / unit / jnp.where(constant, 1, deviation)
 
 
 def _finite_table(name: str, x: ArrayLike) -> Array:
@@ -345,9 +358,13 @@ def split(key: Array, data: Data, fraction: float) -> tuple[Data, Data]:
     ((3, 2), (1, 2))
     """
     check_key(key)
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise TypeError(f"data is {describe(data)}, expected Data(x, y)")
     x, y = data
     if len(x) != len(y):
         raise ValueError(f"data has {len(x)} inputs, but {len(y)} targets")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction!r}, expected a number between 0 and 1")
     first = round(fraction * len(x))
     if not 0 < first < len(x):
         raise ValueError(f"fraction is {fraction}, which leaves {first} and {len(x) - first} of {len(x)} examples")

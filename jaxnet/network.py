@@ -14,7 +14,7 @@ from jax import Array
 from jax.nn import initializers
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnet._validate import check_key, check_params, checked_dtype, checked_sizes
+from jaxnet._validate import check_key, check_params, checked_dtype, checked_scalar, checked_sizes, describe
 from jaxnet.activations import Activation, identity, sigmoid
 from jaxnet.losses import Loss, squared_error
 
@@ -45,8 +45,8 @@ class Network:
     loss
         Loss of one example. The cost is its mean over the examples, plus the penalty.
     l2
-        Strength of the penalty l2/2 · Σ W², over weights and not biases. It is data: it may be an array, traced or
-        mapped over by ``vmap``. The Python number 0 costs nothing in compiled code.
+        Strength of the penalty l2/2 · Σ W², over weights and not biases. It is data: one number, which may be traced,
+        or mapped over by ``vmap``. The Python number 0 costs nothing in compiled code, unless it is an argument of it.
 
     Raises
     ------
@@ -78,8 +78,16 @@ class Network:
                 f"loss {self.loss.name} takes logits, so the output must be {link.name} (or identity, where the "
                 f"outputs are the logits), but it is {self.output.name}"
             )
+        # Any other l2 may be on its way through a transformation of JAX; it is checked where it is used.
         if isinstance(self.l2, (int, float)) and not 0 <= self.l2 < math.inf:
             raise ValueError(f"l2 is {self.l2}, expected a number >= 0")
+
+
+def check_network(net: Any) -> None:
+    """Raise unless ``net`` is a network whose l2 is one real number, traced or not."""
+    if not isinstance(net, Network):
+        raise TypeError(f"net is {describe(net)}, expected a jaxnet.Network")
+    checked_scalar("net.l2", net.l2, jnp.float32)
 
 
 def _symmetric_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
@@ -136,7 +144,7 @@ def init(
 
         - ``"normal"``: standard normal;
         - ``"uniform"``: uniform in [−1, 1);
-        - ``"constant"``: all 1, equal weights that stay equal for ever;
+        - ``"constant"``: all 1 (times ``scale``), equal weights that stay equal for ever;
         - ``"zeros"``: all 0.
     scale
         A factor on all of it; may be traced.
@@ -159,12 +167,13 @@ def init(
     """
     check_key(key)
     sizes = checked_sizes(sizes)
-    if scheme not in _SCHEMES:
+    if not isinstance(scheme, str) or scheme not in _SCHEMES:
         raise ValueError(f"scheme is {scheme!r}, expected one of {', '.join(sorted(_SCHEMES))}")
     dtype = checked_dtype(dtype)
+    scale = checked_scalar("scale", scale, dtype)
     keys = jax.random.split(key, len(sizes) - 1)
     return from_augmented(
-        jnp.asarray(scale, dtype) * _SCHEMES[scheme](keys[i], (units, inputs + 1), dtype)
+        scale * _SCHEMES[scheme](keys[i], (units, inputs + 1), dtype)
         for i, (inputs, units) in enumerate(pairwise(sizes))
     )
 
@@ -190,7 +199,10 @@ def from_augmented(matrices: Any) -> tuple[Layer, ...]:
     >>> from_augmented([jnp.array([[1.0, 2.0, 3.0]])])
     (Layer(weight=Array([[1., 2.]], dtype=float32), bias=Array([3.], dtype=float32)),)
     """
-    matrices = tuple(jnp.asarray(matrix) for matrix in matrices)
+    try:
+        matrices = tuple(jnp.asarray(matrix) for matrix in matrices)
+    except (TypeError, ValueError):
+        raise TypeError(f"matrices is {describe(matrices)}, expected a sequence of matrices") from None
     for i, matrix in enumerate(matrices):
         if matrix.ndim != 2 or matrix.shape[1] < 2:
             raise ValueError(

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from jaxnet._validate import checked_count
 from jaxnet.backprop import forward
 from jaxnet.losses import squared_error
 from jaxnet.network import Network, Params
@@ -23,7 +24,7 @@ from jaxnet.network import Network, Params
 __all__ = ["boundary_and_hidden_space", "confusion_matrix", "cost_curves", "first_layer_weights"]
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
+_COLOURS, _STYLES = (BLUE, ORANGE, GREEN, PURPLE), ("-", "--", "-.", ":")
 _DIVERGING = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#f7f7f7", ORANGE])
 _MARKERS = ("o", "s")
 
@@ -35,7 +36,8 @@ def _figure(width: float, height: float) -> Figure:
 def _scatter_classes(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     for value, colour, marker in zip((0, 1), (BLUE, ORANGE), _MARKERS, strict=True):
         points = x[(y > 0.5) == value]
-        axes.scatter(*points.T, c=colour, marker=marker, s=90, edgecolors="black", zorder=3, label=f"y = {value}")
+        axes.scatter(*points.T, c=colour, marker=marker, s=130, edgecolors="white", linewidths=2, zorder=3)
+        axes.scatter(*points.T, c=colour, marker=marker, s=90, edgecolors="black", zorder=4, label=f"y = {value}")
 
 
 def boundary_and_hidden_space(
@@ -45,8 +47,11 @@ def boundary_and_hidden_space(
 
     Left, ŷ(x₁, x₂) with its boundary ŷ = 1/2 and, dashed, the line of each unit of the first hidden layer. Right, the
     examples in hidden space, where one layer remains: with two hidden units the boundary is a straight line there.
-    Needs two inputs, one output, and one hidden layer of at least two units.
+    Needs two inputs, one output, and one hidden layer of at least two units. Outputs that are logits are shown as what
+    the loss makes of them.
     """
+    if net.loss.link is not None:
+        net = replace(net, output=net.loss.link)
     x, targets = np.asarray(x), np.asarray(y).ravel()
     if len(params) != 2 or x.shape[1] != 2 or targets.shape != (len(x),) or len(params[0].bias) < 2:
         sizes = [x.shape[1], *(len(layer.bias) for layer in params)]
@@ -101,7 +106,7 @@ def cost_curves(histories: Mapping[str, ArrayLike], *, ylabel: str = "cost", tit
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     for i, (name, values) in enumerate(histories.items()):
-        colour, style = _LINES[i % len(_LINES)]
+        colour, style = _COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)]
         values = np.asarray(values)
         axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=name, linewidth=1.8)
     if all(np.all(np.asarray(values) > 0) for values in histories.values()):
@@ -118,6 +123,7 @@ def first_layer_weights(params: Params, image_shape: tuple[int, int], *, units: 
 
     The scale is common to all and symmetric about zero.
     """
+    units = checked_count("units", units, least=1)
     weight = np.asarray(params[0].weight)[:units]
     if weight.shape[1] != np.prod(image_shape):
         raise ValueError(f"image_shape is {image_shape}, but the first layer has {weight.shape[1]} inputs")
@@ -138,8 +144,14 @@ def first_layer_weights(params: Params, image_shape: tuple[int, int], *, units: 
 
 def confusion_matrix(actual: ArrayLike, predicted: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
     """How many examples of each class (row) were taken for which (column), both given as integer labels (n,)."""
+    actual, predicted = np.asarray(actual), np.asarray(predicted)
+    if actual.shape != predicted.shape or actual.ndim != 1:
+        raise ValueError(f"actual has shape {actual.shape} and predicted {predicted.shape}, expected the same (n,)")
+    for name, labels in (("actual", actual), ("predicted", predicted)):
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"{name} runs from {labels.min()} to {labels.max()}, expected 0 to {len(classes) - 1}")
     counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (np.asarray(actual), np.asarray(predicted)), 1)
+    np.add.at(counts, (actual, predicted), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure(6.2, 5.4)
     axes = figure.subplots()

@@ -13,7 +13,7 @@ from hypothesis import given
 import jaxnet
 from jaxnet import Network, activations, losses
 
-DEPTHS = [(3, 2), (3, 5, 2), (3, 4, 6, 5, 2)]
+DEPTHS = [(3, 2), (3, 60, 2), (3, 4, 6, 5, 2)]  # 60: wide enough for its products to go examples first
 
 
 def both(params, x, y, net, weights=None):
@@ -370,6 +370,50 @@ def test_bad_batches(x, y, weights, error, message):
         for function in (jaxnet.signals, jaxnet.input_gradient, jaxnet.accuracy):
             with pytest.raises(error, match=message):
                 function(params, x, y)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (None, "net is a NoneType, expected a jaxnet.Network"),
+        (0.1, "net is a float"),
+        (Network, "net is a type"),
+        (jnp.ones(4), "net is an array of float32"),
+        (Network(l2=jnp.ones(2)), r"net.l2 is an array of float32 with shape \(2,\), expected one real number"),
+        (Network(l2="a"), "net.l2 is a str"),
+    ],
+)
+def test_bad_networks(net, message):
+    params, x, y = problem((3, 2))
+    for function in (jaxnet.cost, jaxnet.backprop, jaxnet.signals, jaxnet.input_gradient, jaxnet.accuracy):
+        with pytest.raises(TypeError, match=message):
+            function(params, x, y, net)
+    for function in (jaxnet.forward, jaxnet.forward_with_backprop):
+        with pytest.raises(TypeError, match=message):
+            function(params, x, net)
+
+
+@pytest.mark.parametrize("x", [None, "abc", [[1.0], [1.0, 2.0]]], ids=["None", "str", "ragged"])
+def test_inputs_that_are_no_arrays(x):
+    params, _, y = problem((3, 2))
+    with pytest.raises(TypeError, match="x is a .*which is not an array of numbers"):
+        jaxnet.cost(params, x, y)
+
+
+def test_float64_parameters_without_64_bit_mode():
+    params = (jaxnet.Layer(np.ones((2, 3)), np.ones(2)),)
+    with pytest.raises(
+        TypeError, match="dtype float64, but JAX's 64-bit mode is off; convert it to float32, or use with"
+    ):
+        jaxnet.forward(params, np.ones((4, 3)))
+
+
+def test_learning_rate_and_scale_are_single_numbers():
+    params, x, y = problem((3, 2))
+    with pytest.raises(TypeError, match="learning_rate is an array .*expected one real number"):
+        jaxnet.sgd_step(params, x, y, jnp.ones(2))
+    with pytest.raises(TypeError, match="scale is a NoneType"):
+        jaxnet.init(jax.random.key(0), (2, 1), scale=None)
 
 
 def test_class_labels_instead_of_targets():

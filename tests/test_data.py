@@ -110,6 +110,12 @@ def test_standardize(x64):
         data.standardize(jnp.ones((2, 2), int))
 
 
+def test_standardize_stays_within_the_range_of_the_dtype():
+    for size in (1e-30, 1.0, 1e30):
+        assert jnp.allclose(data.standardize([[0.0], [size]]), jnp.array([[-1.0], [1.0]]), rtol=1e-5)
+    assert data.standardize(jnp.array([[300.0], [-300.0]], jnp.float16)).ravel().tolist() == [1, -1]
+
+
 def test_split():
     x = jnp.arange(10.0)[:, None]
     first, second = data.split(KEY, data.Data(x, 2 * x), 0.7)
@@ -117,9 +123,13 @@ def test_split():
     assert sorted(jnp.concatenate([first.x, second.x]).ravel().tolist()) == x.ravel().tolist()
     assert (first.y == 2 * first.x).all()
     assert not (data.split(jax.random.key(1), data.Data(x, x), 0.7)[0].x == first.x).all()
-    for fraction in (0.0, 1.0, 0.01, -1, 7):
-        with pytest.raises(ValueError, match=f"fraction is {fraction}, which leaves"):
+    for fraction in (0.0, 1.0, -1, 7, float("nan"), "a"):
+        with pytest.raises(ValueError, match=f"fraction is {fraction!r}, expected a number between 0 and 1"):
             data.split(KEY, data.Data(x, x), fraction)
+    with pytest.raises(ValueError, match="fraction is 0.01, which leaves 0 and 10 of 10 examples"):
+        data.split(KEY, data.Data(x, x), 0.01)
+    with pytest.raises(TypeError, match=r"data is a tuple, expected Data\(x, y\)"):
+        data.split(KEY, (x, x, x), 0.5)
     with pytest.raises(ValueError, match="data has 10 inputs, but 4 targets"):
         data.split(KEY, data.Data(x, x[:4]), 0.5)
 
@@ -186,6 +196,7 @@ def test_mnist_from_the_environment(folder, monkeypatch):
         file.rename(folder / "mnist" / file.name)
     assert data.mnist().train.x.shape == (3, 4)
     assert data.mnist(str(folder / "mnist")).test.x.shape == (2, 4)
+    assert data.mnist(folder).test.x.shape == (2, 4)
 
 
 def test_the_real_mnist(mnist_folder):
@@ -205,11 +216,13 @@ def test_the_real_mnist(mnist_folder):
         (FILES[2], lambda raw: raw[:-1], ValueError, r"holds 23 bytes, expected 24 for the shape \(2, 2, 2\)"),
         (FILES[2], lambda raw: raw + b"\0", ValueError, "holds 25 bytes, expected 24"),
         (FILES[2], lambda raw: raw[:6], ValueError, "holds 6 bytes"),
-        (FILES[2], lambda raw: b"", ValueError, "begins with , expected 00000803"),
+        (FILES[2], lambda raw: b"", ValueError, "begins with nothing, expected 00000803"),
         (FILES[2], lambda raw: b"<html>no such page</html>", ValueError, "begins with 3c68746d, expected 00000803"),
         (FILES[2], lambda raw: raw[:4] + b"\xff" * 12 + raw[16:], ValueError, "expected .* for the shape"),
         (FILES[3], lambda raw: idx(np.array([1, 2, 3])), ValueError, "holds 2 images, but .* 3 labels"),
         (FILES[3], lambda raw: idx(np.array([1, 10])), ValueError, "holds the label 10, expected 0 to 9"),
+        (FILES[2], lambda raw: idx(np.ones((2, 3, 3))), ValueError, "training and test images differ in size"),
+        (FILES[2], lambda raw: idx(np.ones((2, 0, 3))), ValueError, "holds no images"),
         (FILES[3], lambda raw: idx(np.ones((2, 2, 2))), ValueError, "begins with 00000803, expected 00000801"),
     ],
 )
@@ -225,10 +238,10 @@ def test_mnist_files_that_are_wrong(folder, file, damage, error, message):
 
 
 def test_mnist_folder_that_is_missing(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+    with pytest.raises(FileNotFoundError, match="path is .*nowhere, not a folder"):
         data.mnist(tmp_path / "nowhere")
     monkeypatch.setenv("JAXNET_DATA", str(tmp_path / "nothing"))
-    with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
+    with pytest.raises(FileNotFoundError, match="JAXNET_DATA is .*nothing, not a folder"):
         data.mnist()
 
 

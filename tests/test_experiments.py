@@ -26,8 +26,9 @@ def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
 
 @pytest.mark.promotes
 def test_digits_are_learned():
-    numbers, figures = digits.run(digits.Settings(hidden=32, epochs=12))
+    numbers, figures = digits.run(digits.Settings(hidden=32, epochs=12, repeats=2))
     assert numbers["test_accuracy"] > 0.93
+    assert len(numbers["test_accuracies"]) == 2
     assert numbers["gradient_agreement"]["float64"]["relative_error"] < 1e-12
     assert numbers["examples"] == {"training": 1294, "validation": 144, "test": 359}
     assert set(figures) == {"cost", "weights", "confusion"}
@@ -36,7 +37,7 @@ def test_digits_are_learned():
 @pytest.mark.slow
 @pytest.mark.promotes
 def test_the_main_job(tmp_path, capsys):
-    assert everything.main(everything.Settings(output=tmp_path))
+    assert everything.main(everything.Settings(output=tmp_path)) == 0
     printed = capsys.readouterr().out
     assert printed.count("agrees") == 4
     found = json.loads((tmp_path / "digits.json").read_text())
@@ -55,8 +56,35 @@ def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
         numbers["gradient_agreement"]["float32"]["holds"] = False
         return xor.Result(numbers, figures)
 
-    assert not present("xor", run, xor.Settings(epochs=2, output=tmp_path))
+    assert present("xor", run, xor.Settings(epochs=2, output=tmp_path)) == 1
     assert "DIFFERS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("experiment", "change", "message"),
+    [
+        (xor, {"hidden": 0}, "sizes[1] is 0, expected a positive integer"),
+        (xor, {"epochs": -1}, "epochs is -1, expected an integer >= 0"),
+        (digits, {"l2": -1.0}, "l2 is -1.0, expected a number >= 0"),
+        (digits, {"batch_size": 5000}, "batch_size is 5000, but the data has 1294 examples"),
+        (digits, {"repeats": 0}, "repeats is 0, expected at least 1"),
+    ],
+)
+def test_bad_settings_are_one_line_and_status_2(experiment, change, message, tmp_path, capsys):
+    assert present("it", experiment.run, experiment.Settings(output=tmp_path, **change)) == 2
+    assert message in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert present("xor", xor.run, xor.Settings(output=tmp_path / "file")) == 2
+    assert "File exists" in capsys.readouterr().out
+
+
+@pytest.mark.promotes
+def test_no_epochs_at_all():
+    assert set(xor.run(xor.Settings(epochs=0)).figures) == {"boundary"}
+    assert set(digits.run(digits.Settings(epochs=0, repeats=1)).figures) == {"weights", "confusion"}
 
 
 def test_command_line(tmp_path):

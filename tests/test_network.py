@@ -143,8 +143,10 @@ def test_unknown_scheme():
 
 
 def test_bad_dtypes():
-    with pytest.raises(TypeError, match="dtype is int32, expected a floating dtype"):
+    with pytest.raises(TypeError, match="dtype is int32, expected one of float16, bfloat16, float32, float64"):
         jaxnet.init(KEY, (2, 1), dtype="int32")
+    with pytest.raises(TypeError, match="dtype is 'foo', expected one of float16"):
+        jaxnet.init(KEY, (2, 1), dtype="foo")
     with pytest.raises(ValueError, match="dtype is float64, which needs JAX's 64-bit mode"):
         jaxnet.init(KEY, (2, 1), dtype="float64")
 
@@ -173,6 +175,21 @@ def test_bad_matrices(matrices, message):
         jaxnet.from_augmented(matrices)
 
 
+def test_matrices_that_are_none():
+    for matrices in (5, [[[1.0], [1.0, 2.0]]]):
+        with pytest.raises(TypeError, match="matrices is a .*expected a sequence of matrices"):
+            jaxnet.from_augmented(matrices)
+
+
+def test_layers_of_another_make():
+    from collections import namedtuple
+
+    other = namedtuple("other", ["weight", "bias"])
+    params, x, y = problem((3, 4, 2))
+    _, grads = jaxnet.backprop(tuple(other(*layer) for layer in params), x, y, Network(l2=0.1))
+    assert isinstance(grads[0], other)
+
+
 W, B = jnp.ones((3, 2)), jnp.ones(3)
 
 
@@ -186,6 +203,7 @@ W, B = jnp.ones((3, 2)), jnp.ones(3)
         ((W,), TypeError, r"params\[0\] is an array of float32 with shape \(3, 2\), expected a jaxnet.Layer"),
         ((Layer(B, B),), ValueError, r"params\[0\].weight has shape \(3,\), expected \(units, inputs\)"),
         ((Layer(W[None], B[None]),), ValueError, "map over an ensemble with jax.vmap"),
+        ((Layer(W[:0], B[:0]),), ValueError, "expected at least one unit and one input"),
         ((Layer(W, B[:2]),), ValueError, r"params\[0\].bias has shape \(2,\), expected \(3,\)"),
         ((Layer(W, B), Layer(W, B)), ValueError, r"params\[1\].weight .*expects 2 inputs, but the layer before has 3"),
         (

@@ -7,7 +7,7 @@ import pytest
 from helpers import problem
 
 import jaxnet
-from jaxnet import plots
+from jaxnet import activations, losses, plots
 
 
 def drawn(figure):
@@ -22,6 +22,18 @@ def test_boundary_and_hidden_space():
         plane, hidden_space = figure.axes[:2]
         assert (plane.get_xlabel(), hidden_space.get_xlabel()) == ("x₁", "hidden unit h₁")
         assert len(hidden_space.texts) == 4
+
+
+def test_logits_are_shown_as_probabilities():
+    params = jaxnet.init(jax.random.key(0), (2, 2, 1), scheme="normal")
+    images = [
+        drawn(plots.boundary_and_hidden_space(params, *jaxnet.data.xor(), net)).axes[0].collections[0].get_array()
+        for net in (
+            jaxnet.Network(loss=losses.cross_entropy),
+            jaxnet.Network(output=activations.identity, loss=losses.cross_entropy),
+        )
+    ]
+    np.testing.assert_array_equal(*images)
 
 
 def test_boundary_needs_the_right_sizes():
@@ -59,3 +71,7 @@ def test_confusion_matrix():
         ((0, 0), "1"), ((1, 0), "1"), ((1, 1), "1"), ((2, 2), "1"),
     }  # fmt: skip
     assert axes.get_ylabel() == "actual class"
+    with pytest.raises(ValueError, match="predicted runs from -1 to 0, expected 0 to 2"):
+        plots.confusion_matrix([0, 0], [0, -1], "abc")
+    with pytest.raises(ValueError, match=r"actual has shape \(2,\) and predicted \(1,\)"):
+        plots.confusion_matrix([0, 0], [0], "abc")

@@ -13,7 +13,7 @@ from helpers import assert_close, problem
 
 import jaxnet
 from jaxnet import Network, State, activations, losses
-from jaxnet.training import _cut, _shuffled
+from jaxnet._loop import cut, shuffled
 
 KEY = jax.random.key(7)
 SGD = optax.sgd(0.5)
@@ -26,7 +26,7 @@ def by_the_book(key, params, data, *, net=Network(), optimizer, epochs, batch_si
     size = batch_size or n
     step = jax.jit(jaxnet.make_step(optimizer, net))
     for epoch in range(epochs):
-        order = jnp.arange(n) if size == n else _shuffled(jax.random.fold_in(key, epoch), n)
+        order = jnp.arange(n) if size == n else shuffled(jax.random.fold_in(key, epoch), n)
         total = weight = 0.0
         for start in range(0, n, size):
             batch = tuple(array[order[start : start + size]] for array in data)
@@ -75,9 +75,9 @@ def test_an_epoch_takes_every_example_once(x64):
     ("n", "batch_size", "features"), [(50_000, 10, 784), (50_000, 100, 784), (7, 2, 3), (8, 2, 3), (1001, 10, 5000)]
 )
 def test_an_epoch_is_cut_into_all_its_steps(n, batch_size, features):
-    cut = _cut(n, batch_size, features)
-    assert sum(blocks * steps * size for blocks, steps, size in cut) == n
-    assert [size for *_, size in cut if size != batch_size] == ([n % batch_size] if n % batch_size else [])
+    parts = cut(n, batch_size, features)
+    assert sum(blocks * steps * size for blocks, steps, size in parts) == n
+    assert [size for *_, size in parts if size != batch_size] == ([n % batch_size] if n % batch_size else [])
 
 
 def test_order_is_fresh_every_epoch():
@@ -200,6 +200,14 @@ def test_metrics_and_validation(x64):
     assert result.best_epoch is None
 
 
+def test_validation_data_may_be_weighted(x64):
+    params, *data = problem((3, 4, 2), n=5, dtype="float64")
+    weights = jnp.array([1.0, 0.0, 3.0, 0.0, 0.5])
+    result = jaxnet.train(KEY, params, tuple(data), optimizer=SGD, epochs=1, validation=(*data, weights))
+    expected = jaxnet.cost(result.params, *data, weights=weights)
+    assert result.history["validation_cost"][0] == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_early_stopping_keeps_the_best_parameters():
     """A validation set that wants the opposite of the training set: the cost rises from the second epoch on."""
     x, y = jaxnet.data.xor()
@@ -247,7 +255,7 @@ def test_accuracy():
 
 def test_nothing_is_traced_twice():
     params, *data = problem((3, 4, 2), n=10)
-    gradient = chex.assert_max_traces(jaxnet.backprop, n=3)  # full steps and the short one; once more for shapes
+    gradient = chex.assert_max_traces(jaxnet.backprop, n=2)  # full steps, and the short one
     for key, epochs, l2 in ((KEY, 3, 0.1), (jax.random.key(1), 400, 0.2), (KEY, 1, 0.3)):
         jaxnet.train(
             key,
@@ -263,8 +271,8 @@ def test_nothing_is_traced_twice():
 
 def test_short_epochs_share_a_call(monkeypatch):
     calls = []
-    run = jaxnet.training._run
-    monkeypatch.setattr(jaxnet.training, "_run", lambda *args: calls.append(args[-1]) or run(*args))
+    run = jaxnet.training.run
+    monkeypatch.setattr(jaxnet.training, "run", lambda *args: calls.append(args[-1]) or run(*args))
     params = jaxnet.init(jax.random.key(0), (2, 2, 1))
     for _ in range(2):
         jaxnet.train(KEY, params, jaxnet.data.xor(), optimizer=SGD, epochs=20_000)
@@ -292,7 +300,7 @@ def test_divergence_stops_with_the_last_finite_parameters(x64):
 
     state, _ = by_the_book(KEY, params, tuple(data), epochs=where.epoch, **options)
     step = jaxnet.make_step(options["optimizer"], net)
-    order = _shuffled(jax.random.fold_in(KEY, where.epoch), 10)
+    order = shuffled(jax.random.fold_in(KEY, where.epoch), 10)
     for i in range(3):
         after, metrics = step(state, tuple(array[order[4 * i : 4 * i + 4]] for array in data))
         good = jnp.isfinite(metrics["cost"]) & all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
@@ -311,7 +319,7 @@ def test_data_that_is_not_finite_is_named(bad, batch_size):
     with pytest.warns(RuntimeWarning, match=f"met a cost of nan.*x holds values .*first in example {bad}"):
         result = jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=3, batch_size=batch_size)
     size = batch_size or 10
-    order = np.arange(10) if size == 10 else np.asarray(_shuffled(jax.random.fold_in(KEY, 0), 10))
+    order = np.arange(10) if size == 10 else np.asarray(shuffled(jax.random.fold_in(KEY, 0), 10))
     assert result.not_finite[:2] == (0, np.flatnonzero(order == bad)[0] // size)
     assert result.history["cost"].shape == (0,)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
@@ -376,7 +384,7 @@ def test_progress_without_rich(monkeypatch):
         ({"key": jax.random.PRNGKey(0)}, TypeError, "key is an array of uint32.*wrap_key_data"),
         ({"params": [1.0]}, TypeError, r"data: params\[0\] is a float, expected a jaxnet.Layer"),
         ({"data": jnp.ones((4, 2))}, TypeError, "data is an array of float32 .*expected a tuple"),
-        ({"data": (jnp.ones((4, 2)),)}, TypeError, "data is a tuple, expected a tuple"),
+        ({"data": (jnp.ones((4, 2)),)}, TypeError, "data is a tuple of 1, expected a tuple"),
         ({"data": (jnp.ones((4, 3)), jnp.ones((4, 1)))}, ValueError, "data: x has 3 features"),
         ({"data": (jnp.ones((4, 2)), jnp.ones(4))}, ValueError, r"data: y has shape \(4,\)"),
         ({"data": (jnp.ones((0, 2)), jnp.ones((0, 1)))}, ValueError, "data: x has shape .*no examples"),
@@ -392,8 +400,20 @@ def test_progress_without_rich(monkeypatch):
         ({"optimizer": 0.5}, TypeError, r"optimizer is a float, expected an optax optimizer such as optax.sgd\(0.5\)"),
         ({"gradient": "backprop"}, TypeError, "gradient is a str, expected a function such as jaxnet.backprop"),
         ({"net": "sigmoid"}, TypeError, "net is a str, expected a jaxnet.Network"),
-        ({"metrics": {"cost": jaxnet.accuracy}}, ValueError, "metrics has a 'cost'"),
+        ({"metrics": {"cost": jaxnet.accuracy}}, ValueError, "metrics has the name 'cost', which the history uses"),
         ({"metrics": {"a": lambda p, x, y, net: x}}, ValueError, r"metrics\['a'\] returns .*expected a scalar"),
+        ({"metrics": {"validation_a": jaxnet.accuracy}}, ValueError, "metrics has the name 'validation_a'"),
+        ({"metrics": {1: jaxnet.accuracy}}, TypeError, "metrics has the name 1, expected a str"),
+        ({"metrics": [jaxnet.accuracy]}, TypeError, "metrics is a list, expected functions by name"),
+        ({"data": (jaxnet.data.xor(), jaxnet.data.xor())}, TypeError, "data is a tuple of 2, expected a tuple"),
+        ({"data": (*jaxnet.data.xor(), -jnp.ones(4))}, ValueError, "data: weights are negative, or all zero"),
+        ({"data": (*jaxnet.data.xor(), jnp.zeros(4))}, ValueError, "data: weights are negative, or all zero"),
+        ({"validation": (jnp.full((4, 2), jnp.nan), jnp.ones((4, 1)))}, ValueError, "validation: x holds values"),
+        ({"net": Network(l2=jnp.asarray(-1.0))}, ValueError, "net.l2 is -1.0, expected a number >= 0"),
+        ({"net": Network(l2=jnp.ones(2))}, TypeError, "net.l2 is an array .*expected one real number"),
+        ({"gradient": lambda *_: 0.0}, ValueError, r"gradient returns values of shape \(\), expected \(cost, grads\)"),
+        ({"gradient": lambda p, *_: (jnp.ones(2), p)}, ValueError, "gradient returns values of shape"),
+        ({"gradient": lambda p, *_: (jnp.ones(()), p[:1])}, ValueError, "gradient returns values of shape"),
         ({"metrics": {"a": 3}}, TypeError, r"metrics\['a'\] is a int, expected a function"),
     ],
 )
@@ -408,6 +428,28 @@ def test_bad_arguments(change, error, message):
     key, params, data = (arguments.pop(name) for name in ("key", "params", "data"))
     with pytest.raises(error, match=message):
         jaxnet.train(key, params, data, **arguments)
+
+
+def test_train_cannot_be_compiled():
+    params, x, y = problem((3, 2))
+    with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
+        jax.jit(lambda x: jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=1).params)(x)
+
+
+def test_patience_may_be_longer_than_any_training():
+    x, y = jaxnet.data.xor()
+    params = jaxnet.init(KEY, (2, 3, 1))
+    result = jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=2, validation=(x, y), patience=10**12)
+    assert len(result.history["cost"]) == 2
+
+
+def test_half_precision_counts_its_examples():
+    """70,000 examples, more than float16 can count."""
+    x = jnp.ones((70_000, 2), jnp.float16)
+    params = jaxnet.init(KEY, (2, 1), scheme="zeros", dtype=jnp.float16)
+    for batch_size in (None, 7000):
+        result = jaxnet.train(KEY, params, (x, x[:, :1]), optimizer=optax.sgd(0.0), epochs=1, batch_size=batch_size)
+        assert result.history["cost"] == pytest.approx(0.25, rel=1e-2)
 
 
 def test_parameters_that_are_not_finite():

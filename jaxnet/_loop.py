@@ -1,0 +1,210 @@
+"""The compiled loop: many epochs in one call, with their history, best state, and stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnet.backprop import cost
+from jaxnet.network import Network
+from jaxnet.steps import Gradient, Metric, State, make_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the compiled loop is specialised to."""
+
+    optimizer: optax.GradientTransformation
+    net: Network  # its l2 is passed apart, as data, unless it is the Python number 0
+    gradient: Gradient
+    metrics: tuple[tuple[str, Metric], ...]
+    batch_size: int
+
+
+class Best(NamedTuple):
+    """The lowest validation cost so far, and the state after its epoch."""
+
+    cost: Array
+    epoch: Array
+    state: State
+
+
+class Loop(NamedTuple):
+    """What the compiled loop carries from epoch to epoch."""
+
+    epoch: Array  # the number of epochs done
+    state: State
+    before: State  # the state one epoch earlier, from which a failed epoch is replayed
+    finite: Array  # False: the last epoch met a cost or made parameters that are not finite
+    best: Best | None
+
+
+Batch = tuple[Array, ...]
+
+
+def with_l2(plan: Plan, l2: Array | None) -> Network:
+    return plan.net if l2 is None else replace(plan.net, l2=l2)
+
+
+def rows_of(data: Batch, rows: Array) -> Batch:
+    return tuple(array.at[rows].get(mode="promise_in_bounds", unique_indices=True) for array in data)
+
+
+def cut(n: int, batch_size: int, features: int) -> list[tuple[int, int, int]]:
+    """How an epoch's order is cut: (blocks, steps in a block, examples in a step), the short batch last.
+
+    The rows of one block are gathered together, and its steps take contiguous slices. On a CPU, a gather inside every
+    small step costs as much as the step; one gather of a whole large epoch leaves the cache; blocks of some
+    million numbers use all cores and stay in the cache. A large batch is a block by itself.
+    """
+    steps, rest = divmod(n, batch_size)
+    numbers = batch_size * features
+    per_block = 1 if numbers >= 2**16 else min(steps, max(1, 2**21 // numbers))
+    parts = [(steps // per_block, per_block, batch_size), (1, steps % per_block, batch_size), (1, 1, rest)]
+    return [part for part in parts if 0 not in part]
+
+
+def shuffled(key: Array, n: int) -> Array:
+    """The numbers 0 ... n − 1 in random order: sorted by 64 random bits each, once.
+
+    ``jax.random.permutation`` sorts twice by 32 bits, which takes 1.6 times as long.
+    """
+    return lax.sort((*jax.random.bits(key, (2, n), jnp.uint32), jnp.arange(n)), num_keys=2)[2]
+
+
+def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> tuple[State, Array, Array]:
+    """One epoch: ``(state, mean cost over the examples, all costs finite)``."""
+    n, features = data[0].shape
+    step = make_step(plan.optimizer, net, plan.gradient)
+
+    def weighed_step(state: State, batch: Batch) -> tuple[State, tuple[Array, Array]]:
+        state, metrics = step(state, batch)
+        _, y, *weights = batch
+        wide = _wide(metrics["cost"].dtype)
+        share = jnp.sum(weights[0], dtype=wide) if weights else jnp.asarray(len(y), wide)
+        return state, (metrics["cost"].astype(wide), share)
+
+    def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
+        return lax.scan(weighed_step, state, rows_of(data, rows))
+
+    if plan.batch_size == n:
+        state, (costs, shares) = weighed_step(state, data)
+    else:
+        order, costs, shares = shuffled(key, n), [], []
+        for blocks, steps, size in cut(n, plan.batch_size, features):
+            rows, order = jnp.split(order, [blocks * steps * size])
+            state, (part_costs, part_shares) = lax.scan(block, state, rows.reshape(blocks, steps, size))
+            costs.append(part_costs.reshape(-1))
+            shares.append(part_shares.reshape(-1))
+        costs, shares = jnp.concatenate(costs), jnp.concatenate(shares)
+    return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
+
+
+def _wide(dtype: DTypeLike) -> DTypeLike:
+    """The dtype of an epoch's mean: at least float32, because half precision cannot count the examples."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batch | None) -> dict[str, Array]:
+    """The metrics after an epoch: each on the training data and on the validation data, and the validation cost."""
+    values = {}
+    if validation is not None:
+        x, y, *weights = validation
+        values["validation_cost"] = cost(params, x, y, net, *weights)
+    measured = {"": data} if validation is None else {"": data, "validation_": validation}
+    for prefix, batch in measured.items():
+        for name, metric in plan.metrics:
+            value = metric(params, *batch[:2], net)
+            if jnp.shape(value) != ():
+                raise ValueError(f"metrics[{name!r}] returns the shape {jnp.shape(value)}, expected a scalar")
+            values[prefix + name] = value
+    return values
+
+
+CAPACITY = 8192
+"""Epochs in one compiled call at the most: the length of its history arrays."""
+
+
+@partial(jax.jit, static_argnames="plan", donate_argnames="loop")
+def run(
+    plan: Plan,
+    loop: Loop,
+    key: Array,
+    data: Batch,
+    validation: Batch | None,
+    l2: Array | None,
+    patience: ArrayLike | None,
+    end: ArrayLike,
+) -> tuple[Loop, dict[str, Array]]:
+    """Run epochs until ``end``, a cost that is not finite, or the end of patience; with their history."""
+    net = with_l2(plan, l2)
+    start = loop.epoch
+
+    def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:
+        loop, _ = carry
+        go = (loop.epoch < end) & loop.finite
+        if loop.best is not None:
+            go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
+        return go
+
+    def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
+        loop, history = carry
+        state, mean_cost, finite = _epoch(plan, net, loop.state, data, jax.random.fold_in(key, loop.epoch))
+        finite &= _all_finite(state.params)
+        values = {"cost": mean_cost} | _measure(plan, net, state.params, data, validation)
+        history = {name: history[name].at[loop.epoch - start].set(value) for name, value in values.items()}
+        best = loop.best
+        if best is not None:
+            candidate = Best(values["validation_cost"], loop.epoch, state)
+            better = finite & jnp.less(candidate.cost, best.cost)
+            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
+        done = jnp.where(finite, loop.epoch + 1, loop.epoch)
+        return Loop(done, state, loop.state, finite, best), history
+
+    names = {"cost": jax.ShapeDtypeStruct((), _wide(data[0].dtype))} | jax.eval_shape(
+        lambda params: _measure(plan, net, params, data, validation), loop.state.params
+    )
+    history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
+    return lax.while_loop(goes_on, one_epoch, (loop, history))
+
+
+@partial(jax.jit, static_argnames="plan")
+def replay(
+    plan: Plan, state: State, key: Array, epoch: Array, data: Batch, l2: Array | None
+) -> tuple[State, Array, Array]:
+    """Run a failed epoch again, step by step, up to the one that fails: ``(state before it, step, its cost)``."""
+    n = len(data[0])
+    size = plan.batch_size
+    step = make_step(plan.optimizer, with_l2(plan, l2), plan.gradient)
+    order = jnp.arange(n) if size == n else shuffled(jax.random.fold_in(key, epoch), n)
+
+    def checked(state: State, rows: Array) -> tuple[State, Array, Array]:
+        after, metrics = step(state, rows_of(data, rows))
+        return after, metrics["cost"], jnp.isfinite(metrics["cost"]) & _all_finite(after.params)
+
+    def goes_on(carry: tuple[Array, State, Array, Array]) -> Array:
+        i, _, _, finite = carry
+        return finite & (i < n // size)
+
+    def one_step(carry: tuple[Array, State, Array, Array]) -> tuple[Array, State, Array, Array]:
+        i, state, _, _ = carry
+        after, value, finite = checked(state, lax.dynamic_slice(order, (i * size,), (size,)))
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return jnp.where(finite, i + 1, i), state, value, finite
+
+    zero = jnp.zeros((), data[0].dtype)
+    i, state, value, finite = lax.while_loop(goes_on, one_step, (jnp.asarray(0), state, zero, jnp.asarray(True)))
+    if n % size:  # every full batch was finite: it is the short one
+        value = jnp.where(finite, checked(state, order[n - n % size :])[1], value)
+    return state, i, value

@@ -1,0 +1,135 @@
+"""One step of training: its state, plain gradient descent, any optimizer, and a metric to measure it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxnet._validate import check_batch, checked_scalar
+from jaxnet.activations import identity
+from jaxnet.backprop import backprop, forward
+from jaxnet.network import Network, Params
+
+__all__ = ["State", "accuracy", "make_step", "sgd_step"]
+
+Gradient = Callable[..., tuple[Array, Any]]
+"""``(params, x, y, net[, weights]) -> (cost, grads)``: `backprop`, `autodiff`, or one of your own."""
+
+Metric = Callable[..., Array]
+"""``(params, x, y, net) -> scalar``."""
+
+
+class State(NamedTuple):
+    """What a step carries: parameters and the optimizer's state."""
+
+    params: Any
+    opt_state: Any
+
+
+def sgd_step(
+    params: Params,
+    x: ArrayLike,
+    y: ArrayLike,
+    learning_rate: ArrayLike,
+    net: Network = Network(),
+    weights: ArrayLike | None = None,
+) -> tuple[Any, Array]:
+    """One step of gradient descent, params − learning_rate · gradient: ``(params, cost before the step)``.
+
+    Pure: compile it or map over it as you like. Arguments and errors as for `backprop`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1))
+    >>> x, y = jaxnet.data.xor()
+    >>> params, before = jax.jit(jaxnet.sgd_step)(params, x, y, 0.5)
+    >>> bool(jaxnet.cost(params, x, y) < before)
+    True
+    """
+    value, grads = backprop(params, x, y, net, weights)
+    rate = checked_scalar("learning_rate", learning_rate, value.dtype)
+    return jax.tree.map(lambda p, g: p - rate * g, params, grads), value
+
+
+def make_step(
+    optimizer: optax.GradientTransformation, net: Network = Network(), gradient: Gradient = backprop
+) -> Callable[[State, tuple[Array, ...]], tuple[State, dict[str, Array]]]:
+    """A training step ``(state, batch) -> (state, metrics)``: the body of a ``jax.lax.scan``.
+
+    Parameters
+    ----------
+    optimizer
+        Any optax optimizer; those that ask for the cost or a line search get it.
+    net
+        Activations, loss and l2.
+    gradient
+        ``(params, x, y, net[, weights]) -> (cost, grads)``.
+
+    Returns
+    -------
+    A function of ``State(params, opt_state)`` and a batch ``(x, y)`` or ``(x, y, weights)``; its metrics hold the
+    batch's "cost" before the step.
+
+    >>> import jax, jaxnet, optax
+    >>> optimizer = optax.sgd(0.5)
+    >>> step = jax.jit(make_step(optimizer))
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1))
+    >>> state, metrics = step(State(params, optimizer.init(params)), jaxnet.data.xor())
+    >>> sorted(metrics)
+    ['cost']
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state: State, batch: tuple[Array, ...]) -> tuple[State, dict[str, Array]]:
+        params, opt_state = state
+        x, y, *weights = batch
+        value, grads = _checked_gradient(gradient(params, x, y, net, *weights), params)
+        updates, opt_state = optimizer.update(
+            grads,
+            opt_state,
+            params,
+            value=value,
+            grad=grads,
+            value_fn=lambda params: gradient(params, x, y, net, *weights)[0],
+        )
+        return State(optax.apply_updates(params, updates), opt_state), {"cost": value}
+
+    return step
+
+
+def _checked_gradient(found: Any, params: Any) -> tuple[Array, Any]:
+    """What a gradient function returned, if it is (cost, grads); checked once, when the step is traced."""
+    shapes = jax.tree.map(jnp.shape, found)
+    if not isinstance(found, tuple) or len(found) != 2 or shapes != ((), jax.tree.map(jnp.shape, params)):
+        raise ValueError(
+            f"gradient returns values of shape {shapes}, expected (cost, grads): a scalar, and arrays of the structure "
+            "and shapes of params"
+        )
+    return found
+
+
+def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) -> Array:
+    """The share of examples that are classified right: a metric for `train`.
+
+    With several outputs, the largest one against the largest target; with a single one, whether it lies on the same
+    side of 1/2 as the target. Arguments and errors as for `cost`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 1), scheme="zeros")
+    >>> float(jaxnet.accuracy(params, *jaxnet.data.xor()))
+    0.5
+    """
+    x, y, _ = check_batch(params, x, y)
+    outputs = forward(params, x, net)
+    if outputs.shape[-1] > 1:
+        right = jnp.argmax(outputs, axis=-1) == jnp.argmax(y, axis=-1)
+    else:
+        if net.output == identity and net.loss.link is not None:
+            outputs = net.loss.link(outputs)
+        right = (outputs > 0.5) == (y > 0.5)
+    return jnp.mean(right, dtype=outputs.dtype)
