@@ -106,7 +106,7 @@ def cost_curves(histories: Mapping[str, ArrayLike], *, ylabel: str = "cost", tit
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     for i, (name, values) in enumerate(histories.items()):
-        colour, style = _COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)]
+        colour, style = _COLOURS[(i + i // 4) % 4], _STYLES[i % 4]  # sixteen pairs
         values = np.asarray(values)
         axes.plot(np.arange(1, len(values) + 1), values, style, color=colour, label=name, linewidth=1.8)
     if all(np.all(np.asarray(values) > 0) for values in histories.values()):

@@ -262,21 +262,22 @@ def _warn_not_finite(where: NotFinite, data: Batch) -> None:
 def _progress_bar(epochs: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
     except ImportError as error:
         raise ImportError("progress=True needs rich: pip install rich") from error
     columns = (
-        TextColumn("epoch", table_column=Column(no_wrap=True, min_width=5)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(epochs)) + 1)),
-        BarColumn(bar_width=10, table_column=Column(min_width=10)),
-        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=12),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.description}"),
     )
     with Progress(*columns, auto_refresh=False) as bar:
         task = bar.add_task("", total=epochs)
 
         def show(done: int, values: dict[str, Any]) -> None:
-            description = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+            # The two that fit a narrow terminal; the history has the others.
+            shown = [name for name in ("cost", "validation_cost") if name in values]
+            description = "  ".join(f"{name} {values[name]:.4f}" for name in shown)
             bar.update(task, completed=done, description=description, refresh=True)
 
         yield show
