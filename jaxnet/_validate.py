@@ -66,9 +66,11 @@ def checked_scalar(name: str, value: Any, dtype: DTypeLike) -> Array:
 
 def _as_array(name: str, value: Any) -> Array:
     try:
-        return jnp.asarray(value)
+        if not isinstance(value, (str, bytes)):
+            return jnp.asarray(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {describe(value)}, which is not an array of numbers") from None
+        pass
+    raise TypeError(f"{name} is {describe(value)}, which is not an array of numbers")
 
 
 def _is_layer(value: Any) -> bool:
