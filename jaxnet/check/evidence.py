@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxnet.check.comparison import TOLERANCE, worst_entry
 from jaxnet.check.differences import (
@@ -26,10 +24,11 @@ from jaxnet.check.differences import (
     remainder_order,
     scales,
 )
-from jaxnet.check.programs import Bound, Probes, flatten
+from jaxnet.check.holomorphic import not_holomorphic
+from jaxnet.check.programs import Bound, Probes, first_line, flatten
 from jaxnet.check.reports import Leaf
 
-__all__ = ["DIRECTIONS", "ENTRIES", "Case", "Survey", "first_line"]
+__all__ = ["DIRECTIONS", "ENTRIES", "Case", "Survey"]
 
 ENTRIES, DIRECTIONS = 48, 4
 """Most entries and directions looked at: (48 · 8 + 4 · 24) · 2 + 8 values, at most 968, however large the gradient."""
@@ -248,40 +247,7 @@ class Case:
             warnings.simplefilter("ignore")
             try:
                 shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.f.arrays)
-                reason = _not_holomorphic(self.f.program, self.x.size, shapes, dtype)
+                reason = not_holomorphic(self.f.program, self.x.size, shapes, dtype)
                 return reason or np.imag(self.f.values(np.zeros((1, self.x.size)), probes, dtype)) / steps
             except Exception as error:  # whatever f does that is not defined for complex numbers
                 return f"f does not run on complex numbers: {first_line(error)}"
-
-
-_NOT_HOLOMORPHIC = {"sign", "conj", "cholesky", "eigh", "eig", "svd", "qr", "householder_product", "schur"}
-
-
-@lru_cache(maxsize=256)
-def _not_holomorphic(program: Callable[..., Any], n: int, arrays: tuple[Any, ...], dtype: Any) -> str:
-    """The first operation on complex numbers that is not complex-differentiable, in words, or nothing."""
-    jaxpr = jax.make_jaxpr(program)(jax.ShapeDtypeStruct((n,), dtype), arrays)
-    (out,) = jaxpr.out_avals
-    for eqn in _equations(jaxpr.jaxpr):
-        takes = any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.invars)
-        gives = all(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in eqn.outvars)
-        if takes and (not gives or eqn.primitive.name in _NOT_HOLOMORPHIC):
-            return f"f uses {eqn.primitive.name!r}, which has no complex derivative"
-    return "" if jnp.issubdtype(out.dtype, jnp.complexfloating) else "f turns complex numbers into real ones"
-
-
-def _equations(jaxpr: Jaxpr) -> Any:
-    """The equations of a program, those of its parts in place of the equation that holds them."""
-    for eqn in jaxpr.eqns:
-        held = [part for value in eqn.params.values() for part in (value if isinstance(value, tuple) else (value,))]
-        parts = [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in held]
-        parts = [part for part in parts if isinstance(part, Jaxpr)]
-        if not parts or eqn.primitive.name in ("reduce", "sort", "scatter"):
-            yield eqn
-        for part in parts:
-            yield from _equations(part)
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"

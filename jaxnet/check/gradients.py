@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet._validate import check_floating, check_key, describe
+from jaxnet.check.arguments import (
+    Paired,
+    Shaped,
+    check_scalar,
+    checked_args,
+    differentiated,
+    positions_of,
+    random_cotangent,
+    seed_of,
+)
 from jaxnet.check.diagnosis import diagnose
-from jaxnet.check.evidence import Case, first_line
-from jaxnet.check.programs import Bound, bind, cast
+from jaxnet.check.evidence import Case
+from jaxnet.check.programs import Bound, bind, cast, first_line
 from jaxnet.check.reports import Report, Witness
 from jaxnet.check.witnesses import WITNESSES
 
@@ -92,9 +101,9 @@ def check_gradient(
     >>> bool(check_gradient(f, lambda w: jnp.sin(2 * w), (jnp.array([0.5, 1.0]),)))
     True
     """
-    args = _checked_args(args, argnums)
-    _check_scalar(f(*args))
-    return _hear(f, _Shaped.like(args, argnums, gradient, "gradient"), args, argnums, key)
+    args = checked_args(args, argnums)
+    check_scalar(f(*args))
+    return _hear(f, Shaped.like(args, argnums, gradient, "gradient"), args, argnums, key)
 
 
 def check_vjp(
@@ -141,13 +150,13 @@ def check_vjp(
     'the gradient under test is wrong: it has the wrong sign, a factor of -1, in [1]'
     """
     argnums = tuple(range(len(args))) if argnums is None and isinstance(args, tuple) else argnums
-    args = _checked_args(args, argnums)
-    random = np.random.default_rng(_seed(key))
-    u, w = (_cotangent(f(*args), random) for _ in range(2))
+    args = checked_args(args, argnums)
+    random = np.random.default_rng(seed_of(key))
+    u, w = (random_cotangent(f(*args), random) for _ in range(2))
     both = jax.tree.map(lambda u, w: u + 2 * w, u, w)
-    vjp = _Shaped.like(args, argnums, f_vjp, "f_vjp")
-    report = _hear(_Paired(f), vjp, (*args, u), argnums, key)
-    cases = [_case(_Paired(f), vjp, (*args, cotangent), argnums, _seed(key)) for cotangent in (u, w, both)]
+    vjp = Shaped.like(args, argnums, f_vjp, "f_vjp")
+    report = _hear(Paired(f), vjp, (*args, u), argnums, key)
+    cases = [_case(Paired(f), vjp, (*args, cotangent), argnums, seed_of(key)) for cotangent in (u, w, both)]
     return _with_linearity(report, cases)
 
 
@@ -157,7 +166,7 @@ def check_vjp(
 
 def _hear(f: Callable[..., Any], gradient: Callable[..., Any], args: Any, argnums: Any, key: Any) -> Report:
     gradient(*args)
-    case = _case(f, gradient, args, argnums, _seed(key))
+    case = _case(f, gradient, args, argnums, seed_of(key))
     with _mode(case):
         witnesses = tuple(witness(case) for witness in WITNESSES)
         return Report(witnesses, diagnose(case, witnesses))
@@ -170,7 +179,7 @@ def _mode(case: Case) -> Any:
 
 def _case(f: Callable[..., Any], gradient: Callable[..., Any], args: Any, argnums: Any, seed: int) -> Case:
     """The case in float64 if f and its gradient run in it, with a coarser one beside it; else as it came."""
-    given = max((leaf.dtype for leaf in jax.tree.leaves(_differentiated(args, argnums))),
+    given = max((leaf.dtype for leaf in jax.tree.leaves(differentiated(args, argnums))),
                 key=lambda dtype: float(jnp.finfo(dtype).eps))  # fmt: skip
     coarse = jnp.dtype(jnp.float32) if given == jnp.float64 else given
     fine = _try(f, gradient, args, argnums, seed, jnp.dtype(jnp.float64))
@@ -196,7 +205,7 @@ def _try(
 
 
 def _bound(f: Callable[..., Any], gradient: Callable[..., Any], args: Any, argnums: Any) -> tuple[Bound, Bound]:
-    positions, single = _positions(argnums), isinstance(argnums, int)
+    positions, single = positions_of(argnums), isinstance(argnums, int)
     return bind(f, args, positions, single), bind(gradient, args, positions, single)
 
 
@@ -212,118 +221,3 @@ def _with_linearity(report: Report, cases: list[Case]) -> Report:
         why = "f_vjp is not linear in the cotangent: it ignores it, or uses it more than once"
         diagnosis = f"{diagnosis}; {why}" if diagnosis else f"the gradient under test is wrong: {why}"
     return Report((*report.witnesses, Witness("linearity", linear, leaves)), diagnosis)
-
-
-@dataclass(frozen=True)
-class _Paired:
-    """⟨f(*args), u⟩, of the arguments and u."""
-
-    f: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        """The product, a scalar."""
-        products = jax.tree.map(lambda out, u: jnp.sum(jnp.asarray(out) * u), self.f(*args[:-1]), args[-1])
-        return sum(jax.tree.leaves(products)[1:], start=jax.tree.leaves(products)[0])
-
-
-@dataclass(frozen=True)
-class _Shaped:
-    """A gradient function, checked to return what it should; equal ones share compiled code."""
-
-    function: Callable[..., Any]
-    name: str
-    structure: Any
-    shapes: tuple[tuple[int, ...], ...]
-    paths: tuple[str, ...]
-
-    @classmethod
-    def like(cls, args: tuple[Any, ...], argnums: Any, function: Callable[..., Any], name: str) -> _Shaped:
-        """A function that returns the structure of the arguments to differentiate."""
-        leaves, structure = jax.tree_util.tree_flatten_with_path(_differentiated(args, argnums))
-        paths = tuple(jax.tree_util.keystr(path) for path, _ in leaves)
-        return cls(function, name, structure, tuple(leaf.shape for _, leaf in leaves), paths)
-
-    def __call__(self, *args: Any) -> Any:
-        """The gradient."""
-        found = self.function(*args)
-        leaves, structure = jax.tree.flatten(found)
-        if structure != self.structure:
-            hint = ""
-            if isinstance(found, tuple) and len(found) == 2 and jax.tree.structure(found[1]) == self.structure:
-                hint = f"; if it returns (value, gradient), pass lambda *args: {self.name}(*args)[1]"
-            raise ValueError(
-                f"{self.name}(*args) has the structure {structure}, expected that of the arguments to differentiate, "
-                f"{self.structure}{hint}"
-            )
-        for path, leaf, shape in zip(self.paths, leaves, self.shapes, strict=True):
-            if jnp.shape(leaf) != shape:
-                hint = "; is it transposed?" if jnp.shape(leaf) == shape[::-1] else ""
-                raise ValueError(f"{self.name}(*args){path} has shape {jnp.shape(leaf)}, expected {shape}{hint}")
-            if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
-                raise TypeError(f"{self.name}(*args){path} is {describe(leaf)}, expected an array of floats")
-        return found
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Arguments
-
-
-def _positions(argnums: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (argnums,) if isinstance(argnums, int) else argnums
-
-
-def _differentiated(args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> Any:
-    return args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
-
-
-def _checked_args(args: Any, argnums: Any) -> tuple[Any, ...]:
-    """The arguments, those to differentiate as arrays of floats."""
-    if not isinstance(args, tuple):
-        raise TypeError(f"args is {describe(args)}, expected the tuple of all arguments, such as (params, x, y)")
-    positions = _positions(argnums)
-    if not isinstance(positions, tuple) or not all(isinstance(i, int) and 0 <= i < len(args) for i in positions):
-        raise ValueError(f"argnums is {argnums!r}, expected positions in args, from 0 to {len(args) - 1}")
-    args = tuple(
-        jax.tree_util.tree_map_with_path(_floats(f"args[{i}]"), arg) if i in positions else arg
-        for i, arg in enumerate(args)
-    )
-    if not sum(leaf.size for leaf in jax.tree.leaves(_differentiated(args, argnums))):
-        raise ValueError("the arguments to differentiate hold no numbers, so there is nothing to check")
-    return args
-
-
-def _floats(name: str) -> Callable[..., jax.Array]:
-    def convert(path: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(leaf, jnp.result_type(float)) if isinstance(leaf, float) else leaf
-        check_floating(f"{name}{jax.tree_util.keystr(path)}", array)
-        return jnp.asarray(array)
-
-    return convert
-
-
-def _check_scalar(value: Any) -> None:
-    if len(jax.tree.leaves(value)) != 1 or (not hasattr(value, "dtype") and not isinstance(value, float)):
-        raise TypeError(f"f(*args) is {describe(value)}, expected a scalar")
-    if jnp.shape(value) != ():
-        raise ValueError(f"f(*args) has shape {jnp.shape(value)}, expected a scalar; for arrays there is check_vjp")
-    if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
-        raise TypeError(f"f(*args) is {describe(value)}, expected a float")
-
-
-def _cotangent(out: Any, random: np.random.Generator) -> Any:
-    """A random cotangent for what f returned, in quarters: exact, and its sums as well, in every dtype."""
-    if not jax.tree.leaves(out):
-        raise ValueError("f(*args) holds no arrays, so there is nothing to check")
-
-    def draw(path: Any, leaf: Any) -> jax.Array:
-        check_floating(f"f(*args){jax.tree_util.keystr(path)}", leaf)
-        quarters = random.integers(1, 9, leaf.shape) * random.choice([-0.25, 0.25], leaf.shape)
-        return jnp.asarray(quarters, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, out)
-
-
-def _seed(key: jax.Array | None) -> int:
-    key = jax.random.key(0) if key is None else key
-    check_key(key)
-    return int.from_bytes(np.asarray(jax.random.key_data(key)).tobytes(), "little")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-__all__ = ["Bound", "Layout", "Probes", "Program", "bind", "cast", "flatten", "floating"]
+__all__ = ["Bound", "Layout", "Probes", "Program", "bind", "cast", "first_line", "flatten", "floating"]
 
 
 class _Varied(NamedTuple):
@@ -175,6 +175,11 @@ def flatten(tree: Any) -> Array:
     leaves = [jnp.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)]
     widest = min((leaf.dtype for leaf in leaves), key=lambda dtype: float(jnp.finfo(dtype).eps))
     return jnp.concatenate([leaf.astype(widest) for leaf in leaves])
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
 def _hashable(value: Any) -> bool:

@@ -112,7 +112,7 @@ class Report:
     def raise_if_failed(self) -> None:
         """Raise AssertionError, with the table and the diagnosis, unless every witness agrees."""
         if not self:
-            raise AssertionError(f"the arrays differ\n{self}")
+            raise AssertionError(f"{'the witnesses disagree' if self.diagnosis else 'the arrays differ'}\n{self}")
 
     def __str__(self) -> str:
         rows = [row for witness in self.witnesses for row in _rows(witness)]

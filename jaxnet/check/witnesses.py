@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxnet.check.comparison import worst_entry
-from jaxnet.check.evidence import DIRECTIONS, Case, first_line
+from jaxnet.check.evidence import DIRECTIONS, Case
+from jaxnet.check.programs import first_line
 from jaxnet.check.reports import Leaf, Witness, worst_of_each
 
 __all__ = [
@@ -96,7 +97,7 @@ def dot_product(case: Case) -> Witness:
         note = f"Jv by central differences, as forward differentiation says {first_line(error)[:60]}..."
         expected, allowed = along.nearest(directions @ gradient), allowed + 8 * along.error
     leaf = worst_entry("along a direction", [()] * DIRECTIONS, directions @ gradient, expected, allowed, case.eps)
-    if not np.isfinite(allowed).any():
+    if np.isfinite(gradient).all() and not np.isfinite(allowed).any():
         return Witness(DOT, None, note=note)
     return _weigh(DOT, (leaf,), note)
 
@@ -115,7 +116,9 @@ def modes(case: Case) -> Witness:
         return Witness(MODES, None, note=f"the gradient cannot be traced: {first_line(error)}")
     except Exception as error:  # a gradient that runs eagerly should run compiled and mapped
         return Witness(MODES, False, note=f"the gradient fails under jit or vmap: {first_line(error)}")
-    return _weigh(MODES, worst_of_each(leaves))
+    changed = " and ".join(sorted({leaf.path.split()[0] for leaf in leaves if not leaf.holds}))
+    note = f"{changed} changes its values: it depends on more than the numbers it is given" if changed else ""
+    return _weigh(MODES, worst_of_each(leaves), note)
 
 
 def same_bits(case: Case) -> Witness:
