@@ -68,7 +68,7 @@ def _which_side(case: Case, disagree: set[str]) -> str:
 
 
 def _automatic_contradicted(case: Case, auto: np.ndarray, disagree: set[str]) -> str:
-    """Values of f contradict automatic differentiation: does the gradient side with it, with them, or with neither?"""
+    """Values of f contradict automatic differentiation: the gradient sides with it, with them, or with neither."""
     if AUTOMATIC not in disagree:
         return (
             "the gradient under test and automatic differentiation agree with each other, but not with the values of "

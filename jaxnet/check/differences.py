@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
-    "DIRECTION_STEPS", "ENTRY_LEVELS", "NOISE_POINTS", "Estimate", "differentiate", "entry_steps", "noise_level",
-    "noise_steps", "remainder_order", "scales",
+    "DIRECTION_STEPS", "ENTRY_LEVELS", "NOISE_POINTS", "Estimate", "bend_noise", "differentiate", "entry_steps",
+    "noise_level", "noise_steps", "remainder_order", "scales",
 ]  # fmt: skip
 
 ENTRY_LEVELS = 8
@@ -72,6 +72,17 @@ def noise_level(samples: np.ndarray) -> np.ndarray:
         if k >= 5:
             level = np.maximum(level, math.factorial(k) / math.sqrt(math.factorial(2 * k)) * np.abs(table).max(axis=0))
     return level
+
+
+def bend_noise(above: np.ndarray, below: np.ndarray, here: float) -> float:
+    """The rounding noise of f(x + tv) + f(x − tv) − 2f(x) at the three smallest t; values are (directions, levels).
+
+    Of a smooth function only t² times its curvature is left, which is known from a middle t and taken off. Points in
+    one sequence may round alike, so the noise is looked for in this second place.
+    """
+    bends, middle = above + below - 2 * here, len(DIRECTION_STEPS) // 2
+    curved = bends[:, middle, None] * (DIRECTION_STEPS / DIRECTION_STEPS[middle]) ** 2
+    return float(np.abs(bends - curved)[:, -3:].max())
 
 
 def differentiate(above: np.ndarray, below: np.ndarray, here: float, steps: np.ndarray, noise: np.ndarray) -> Estimate:

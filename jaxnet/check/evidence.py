@@ -17,6 +17,7 @@ from jaxnet.check.differences import (
     ENTRY_LEVELS,
     NOISE_POINTS,
     Estimate,
+    bend_noise,
     differentiate,
     entry_steps,
     noise_level,
@@ -184,7 +185,8 @@ class Case:
         along = values[NOISE_POINTS : len(t)].reshape(DIRECTIONS, 2, count)
         above, below = values[len(t) :].reshape(2, len(chosen), ENTRY_LEVELS)
         with np.errstate(all="ignore"):
-            noise = 3 * noise_level(near) + self.eps * np.abs(near).max() + float(jnp.finfo(self.f.dtype).tiny)
+            level = max(3 * noise_level(near), bend_noise(along[:, 0], along[:, 1], here))
+            noise = level + self.eps * np.abs(near).max() + float(jnp.finfo(self.f.dtype).tiny)
             entry_noise = noise + self.eps * np.maximum(abs(above), abs(below))
             along_noise = noise + self.eps * np.abs(along).max(axis=1)
         every = slice(None, None, 3)
