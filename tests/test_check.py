@@ -557,10 +557,12 @@ def test_no_false_alarm(cases):
         f, gradient, args = random_case(seed)
         report = check_gradient(f, gradient, args, key=jax.random.key(seed))
         heard.update(witness.name for witness in report.witnesses if witness.holds is not None)
+        heard["sharp"] += max(leaf.tolerance for leaf in report["automatic"].leaves) < 1e-8
         if not report:
             alarms.append(f"seed {seed}:\n{report}")
     assert not alarms, "\n".join([f"{len(alarms)} of {len(cases)}", *alarms[:5]])
-    # The proof is empty if witnesses do not speak.
+    # The proof would be empty if witnesses did not speak, or tolerated anything.
+    assert heard["sharp"] > 0.95 * len(cases)
     assert all(heard[name] > 0.95 * len(cases) for name in EVERY - {"complex step"})
     assert heard["complex step"] > 0.4 * len(cases)
 

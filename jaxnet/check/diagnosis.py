@@ -55,6 +55,11 @@ def _which_side(case: Case, disagree: set[str]) -> str:
     auto = case.automatic
     if auto is not None and _numeric_disagree(case, auto):
         return _automatic_contradicted(case, auto, disagree)
+    if auto is not None and AUTOMATIC not in disagree:
+        return (
+            f"undecided: {' and '.join(sorted(disagree))} disagree with the gradient, which automatic differentiation "
+            "and the slopes of f confirm: f may be noisy or not smooth here, or its forward and reverse rules differ"
+        )
     kink = _kink(case)
     if kink:
         return kink

@@ -167,42 +167,45 @@ class Case:
     @cached_property
     def survey(self) -> Survey:
         """Values of f around the point, in one call, and the derivatives they give."""
-        n, chosen, count = self.x.size, self.chosen, len(DIRECTION_STEPS)
-        steps = entry_steps(self.x, self.largest(self.x))[chosen]
-        centre = np.repeat(self.x[chosen, None], ENTRY_LEVELS, 1)
-        raised, lowered = (self._rounded(centre + sign * steps) for sign in (1, -1))
-        t = np.concatenate([noise_steps(self.eps), *([DIRECTION_STEPS, -DIRECTION_STEPS] * DIRECTIONS)])
-        which = np.concatenate([np.zeros(NOISE_POINTS, int), np.repeat(np.arange(DIRECTIONS), 2 * count)])
-        moved = np.concatenate([raised.ravel(), lowered.ravel()])
-        probes = Probes(
-            np.concatenate([which, np.zeros(len(moved), int)]),
-            np.concatenate([t, np.zeros(len(moved))]),
-            np.concatenate([np.full(len(t), n), np.tile(np.repeat(chosen, ENTRY_LEVELS), 2)]),
-            np.concatenate([np.zeros(len(t)), moved]),
-        )
-        values = self.f.values(self.directions, probes)
-        here, near = values[0], values[:NOISE_POINTS]
-        along = values[NOISE_POINTS : len(t)].reshape(DIRECTIONS, 2, count)
-        above, below = values[len(t) :].reshape(2, len(chosen), ENTRY_LEVELS)
+        raised, lowered = self._moved_entries()
+        values = self.f.values(self.directions, self._probes(raised, lowered))
+        near, along, entries = np.split(values, [NOISE_POINTS, len(values) - raised.size - lowered.size])
+        along = along.reshape(DIRECTIONS, 2, len(DIRECTION_STEPS))
+        above, below = entries.reshape(2, *raised.shape)
+        here, every = near[0], slice(None, None, 3)
         with np.errstate(all="ignore"):
             level = max(3 * noise_level(near), bend_noise(along[:, 0], along[:, 1], here))
             noise = level + self.eps * np.abs(near).max() + float(jnp.finfo(self.f.dtype).tiny)
             entry_noise = noise + self.eps * np.maximum(abs(above), abs(below))
             along_noise = noise + self.eps * np.abs(along).max(axis=1)
-        every = slice(None, None, 3)
         along_steps = np.tile(DIRECTION_STEPS[every], (DIRECTIONS, 1))
-        orders = [
-            remainder_order(along[d, 0], here, float(self.directions[d] @ self.manual), along_noise[d])
-            for d in range(DIRECTIONS)
-        ]
+        slopes = self.directions @ self.manual
         return Survey(
             differentiate(above, below, here, (raised - lowered) / 2, entry_noise),
             differentiate(along[:, 0, every], along[:, 1, every], here, along_steps, along_noise[:, every]),
-            np.array(orders),
+            np.array([remainder_order(along[d, 0], here, slopes[d], along_noise[d]) for d in range(DIRECTIONS)]),
         )
 
-    def _rounded(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(jnp.asarray(values, self.f.dtype), np.float64)
+    def _moved_entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The chosen entries plus and minus each step, (entries, levels) each, as they are in the dtype."""
+        steps = entry_steps(self.x, self.largest(self.x))[self.chosen]
+        moved = self.x[self.chosen, None] + np.stack([steps, -steps])
+        raised, lowered = np.asarray(jnp.asarray(moved, self.f.dtype), np.float64)
+        return raised, lowered
+
+    def _probes(self, raised: np.ndarray, lowered: np.ndarray) -> Probes:
+        """The points that show the noise, then those along the directions, then those with an entry moved."""
+        n, moved = self.x.size, np.concatenate([raised.ravel(), lowered.ravel()])
+        both_ways = np.concatenate([DIRECTION_STEPS, -DIRECTION_STEPS])
+        t = np.concatenate([noise_steps(self.eps), np.tile(both_ways, DIRECTIONS)])
+        which = np.concatenate([np.zeros(NOISE_POINTS, int), np.repeat(np.arange(DIRECTIONS), len(both_ways))])
+        zeros = np.zeros(len(moved), int)
+        return Probes(
+            which=np.concatenate([which, zeros]),
+            t=np.concatenate([t, zeros]),
+            j=np.concatenate([np.full(len(t), n), np.tile(np.repeat(self.chosen, ENTRY_LEVELS), 2)]),
+            value=np.concatenate([np.zeros(len(t)), moved]),
+        )
 
     def judge(self, vector: np.ndarray) -> tuple[Leaf, ...]:
         """The vector against central differences: each leaf's worst chosen entry, and the worst direction."""
