@@ -50,11 +50,17 @@ def test_zeros_nan_and_infinities(actual, expected, error):
     assert bool(report) == (error == 0)
 
 
+def test_float64_is_compared_as_float64_in_32_bit_mode():
+    assert not compare(np.array([1.0]), np.array([1.0 + 1e-9]))
+
+
 def test_bad_comparisons():
     with pytest.raises(ValueError, match="actual has the structure"):
         compare([jnp.ones(2)], (jnp.ones(2),))
     with pytest.raises(ValueError, match=r"actual\[0\] has shape \(3,\), expected \(2,\)"):
         compare([jnp.ones(3)], [jnp.ones(2)])
+    with pytest.raises(TypeError, match=r"actual\[0\] has dtype complex64, expected real numbers"):
+        compare([np.ones(2, np.complex64)], [jnp.ones(2)])
     with pytest.raises(ValueError, match="no arrays"):
         compare((), ())
     with pytest.raises(ValueError, match=r"expected\[0\] is empty"):

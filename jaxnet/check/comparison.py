@@ -32,6 +32,8 @@ def compare(actual: Any, expected: Any, *, tolerance: float | None = None) -> Re
 
     Raises
     ------
+    TypeError
+        If an array holds no real numbers.
     ValueError
         If the structures or shapes differ, or there is nothing to compare.
 
@@ -53,7 +55,10 @@ def compare(actual: Any, expected: Any, *, tolerance: float | None = None) -> Re
 
 
 def _compare_leaf(path: str, actual: Any, expected: Any, tolerance: float | None) -> Leaf:
-    actual, expected = jnp.asarray(actual), jnp.asarray(expected)
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    for name, array in (("actual", actual), ("expected", expected)):
+        if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise TypeError(f"{name}{path} has dtype {array.dtype}, expected real numbers")
     if actual.shape != expected.shape:
         raise ValueError(f"actual{path} has shape {actual.shape}, expected {expected.shape}")
     if not expected.size:
@@ -62,7 +67,7 @@ def _compare_leaf(path: str, actual: Any, expected: Any, tolerance: float | None
         tolerance = max(TOLERANCE.get(array.dtype.name, 0.0) for array in (actual, expected))
     eps = max((float(jnp.finfo(x.dtype).eps) for x in (actual, expected) if jnp.issubdtype(x.dtype, jnp.floating)),
               default=float(np.finfo(np.float64).eps))  # fmt: skip
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
     error = _error(a, b)
     worst = np.unravel_index(np.argmax(error), error.shape)  # argmax finds NaN first
     largest = _largest(b)
