@@ -8,6 +8,7 @@ time is spent on, and what the progress bar costs. Every contender shuffles, and
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -89,8 +90,7 @@ def by_scikit_learn(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 
 def by_pytorch(x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     """The usual loop: a module, autograd, and torch.optim.SGD; on one thread, which is its fastest at this size."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")  # a peer, which the type checker may not find
     torch.manual_seed(0)
     inputs, targets = torch.tensor(x), torch.tensor(y)
     model = torch.nn.Sequential(
