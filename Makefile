@@ -1,9 +1,9 @@
-# make venv | run | test | lint | bench     Needs Python >= 3.11 and make, nothing else.
+# make venv | run | test | test-slow | lint | bench     Needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: venv run test lint bench
+.PHONY: venv run test test-slow lint bench
 venv: $(READY)
 
 # The stamp depends on pyproject.toml and is written last, so a failed or outdated install is done again.
@@ -19,7 +19,10 @@ run: venv
 	$(BIN)/python -m experiments
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term
+
+test-slow: venv
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: venv
 	$(BIN)/ruff check .

@@ -34,7 +34,6 @@ def test_digits_are_learned():
     assert set(figures) == {"cost", "weights", "confusion"}
 
 
-@pytest.mark.slow
 @pytest.mark.promotes
 def test_the_main_job(tmp_path, capsys):
     assert everything.main(everything.Settings(output=tmp_path)) == 0
