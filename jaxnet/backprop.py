@@ -196,15 +196,10 @@ def _shares(x: Array, weights: Array | None) -> Array | float:
 
 def _cost(params: Params, losses: Array, shares: Array | float, net: Network) -> Array:
     mean = jnp.sum(losses * shares)
-    if not _penalised(net):
+    if not net.penalised:
         return mean
     squares = sum(jnp.sum(layer.weight**2) for layer in params)
     return mean + jnp.asarray(net.l2, mean.dtype) / 2 * squares
-
-
-def _penalised(net: Network) -> bool:
-    """False where l2 is the Python number 0, so that compiled code holds nothing for it."""
-    return not (isinstance(net.l2, (int, float)) and net.l2 == 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -257,7 +252,7 @@ def backprop(
     )
     deltas = backward_pass(params, activations, last_delta, net.hidden)
     gradients = contract(activations, deltas)
-    if _penalised(net):
+    if net.penalised:
         l2 = jnp.asarray(net.l2, x.dtype)
         gradients = [Layer(g.weight + l2 * layer.weight, g.bias) for g, layer in zip(gradients, params, strict=True)]
     value = _cost(params, _losses(net, activations[-1], logits, y), shares, net)

@@ -82,6 +82,11 @@ class Network:
         if isinstance(self.l2, (int, float)) and not 0 <= self.l2 < math.inf:
             raise ValueError(f"l2 is {self.l2}, expected a number >= 0")
 
+    @property
+    def penalised(self) -> bool:
+        """False where l2 is the Python number 0, so that compiled code holds nothing for it."""
+        return not (isinstance(self.l2, (int, float)) and self.l2 == 0)
+
 
 def check_network(net: Any) -> None:
     """Raise unless ``net`` is a network whose l2 is one real number, traced or not."""

@@ -147,8 +147,7 @@ def train(
     if not callable(gradient):
         raise TypeError(f"gradient is {describe(gradient)}, expected a function such as jaxnet.backprop")
 
-    without_l2 = isinstance(net.l2, (int, float)) and net.l2 == 0
-    l2 = None if without_l2 else jnp.asarray(net.l2, data[0].dtype)
+    l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size)
 
     state = State(params, optimizer.init(params))
