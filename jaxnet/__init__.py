@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, losses
+from jaxnet import activations, check, data, graph, losses
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -34,6 +34,7 @@ __all__ = [
     "forward",
     "forward_with_backprop",
     "from_augmented",
+    "graph",
     "init",
     "input_gradient",
     "losses",

@@ -23,6 +23,7 @@ ROWS = [
     {"network"},
     {"backprop"},
     {"check"},
+    {"graph"},
     {"data"},
     {"steps"},
     {"_loop"},
@@ -115,7 +116,7 @@ def test_importing_jaxnet_is_light():
 
 def public_objects():
     yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
-    for module in ("activations", "check", "data", "losses", "plots"):
+    for module in ("activations", "check", "data", "graph", "losses", "plots"):
         module = importlib.import_module(f"jaxnet.{module}")
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
 

@@ -1,0 +1,7 @@
+"""Backpropagation on any JAX program, by hand and visible: trace, rules, paths, drawings. Knows nothing of networks."""
+
+from jaxnet.graph.functions import grad, vjp
+from jaxnet.graph.nodes import Edge, Graph, Node, trace
+from jaxnet.graph.registry import rule
+
+__all__ = ["Edge", "Graph", "Node", "grad", "rule", "trace", "vjp"]
