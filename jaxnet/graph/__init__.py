@@ -2,6 +2,7 @@
 
 from jaxnet.graph.functions import grad, vjp
 from jaxnet.graph.nodes import Edge, Graph, Node, trace
+from jaxnet.graph.paths import Path, Paths, Step
 from jaxnet.graph.registry import rule
 
-__all__ = ["Edge", "Graph", "Node", "grad", "rule", "trace", "vjp"]
+__all__ = ["Edge", "Graph", "Node", "Path", "Paths", "Step", "grad", "rule", "trace", "vjp"]

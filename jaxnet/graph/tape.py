@@ -21,7 +21,19 @@ from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import RULES
 
-Opener = Callable[..., list[int]]
+__all__ = [
+    "OPENERS",
+    "Equation",
+    "Opener",
+    "Tape",
+    "bind",
+    "is_differentiable",
+    "jaxpr_and_consts",
+    "source_of",
+    "to_zero",
+]
+
+Opener = Callable[..., list[int] | None]
 
 OPENERS: dict[Primitive, Opener] = {}
 """How to run what is inside a primitive on the tape: ``opener(tape, operands, params, scope)`` gives its results."""

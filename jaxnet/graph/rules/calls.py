@@ -108,16 +108,20 @@ def _run_custom_vjp(active: Sequence[bool], *operands: Any, **params: Any) -> An
     cut = residual_tree.num_leaves - sum(i is not None for i in forwarded)
     given = iter(found[:cut])
     residuals = [next(given) if i is None else operands[i] for i in forwarded]
-    return found[cut:], (residuals, backward)
+    return found[cut:], (found[cut:], residuals, backward)
 
 
 @rule(P.custom_vjp_call_p, forward=_run_custom_vjp)
 def custom_vjp_call(z_bar: Any, saved: Any, *operands: Any, **_: Any) -> Any:
     """The author's own backward pass."""
-    residuals, backward = saved
-    bars = [np.zeros(jnp.shape(z), float0) if bar is None else bar for bar in z_bar]
+    z, residuals, backward = saved
+    bars = [np.zeros(jnp.shape(y), float0) if bar is None else bar for y, bar in zip(z, z_bar, strict=True)]
     found = backward.call_wrapped(*residuals, *bars)
-    return [bar if is_differentiable(x) and hasattr(bar, "dtype") else None for bar, x in zip(found, operands)]
+    if len(found) == 2 and isinstance(found[0], list):  # JAX 0.11 returns its logs too
+        found = found[0]
+    return [
+        bar if is_differentiable(x) and hasattr(bar, "dtype") else None for bar, x in zip(found, operands, strict=True)
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

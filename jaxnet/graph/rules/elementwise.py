@@ -26,40 +26,41 @@ def _one_operand(primitive: Primitive, derivative: Any) -> None:
 
 # z = f(x): ∂z/∂x from z and x.
 DERIVATIVES = {
-    P.exp_p: lambda z, x: z,
-    P.exp2_p: lambda z, x: z * math.log(2),
-    P.expm1_p: lambda z, x: z + 1,
-    P.log_p: lambda z, x: 1 / x,
-    P.log1p_p: lambda z, x: 1 / (x + 1),
-    P.sqrt_p: lambda z, x: 0.5 / z,
+    P.exp_p: lambda z, _: z,
+    P.exp2_p: lambda z, _: z * math.log(2),
+    P.expm1_p: lambda z, _: z + 1,
+    P.log_p: lambda _, x: 1 / x,
+    P.log1p_p: lambda _, x: 1 / (x + 1),
+    P.sqrt_p: lambda z, _: 0.5 / z,
     P.rsqrt_p: lambda z, x: -0.5 * z / x,
     P.cbrt_p: lambda z, x: z / (3 * x),
-    P.square_p: lambda z, x: 2 * x,
-    P.logistic_p: lambda z, x: z * (1 - z),
-    P.tanh_p: lambda z, x: (1 - z) * (1 + z),
-    P.sin_p: lambda z, x: lax.cos(x),
-    P.cos_p: lambda z, x: -lax.sin(x),
-    P.tan_p: lambda z, x: 1 + z * z,
-    P.asin_p: lambda z, x: lax.rsqrt(1 - x * x),
-    P.acos_p: lambda z, x: -lax.rsqrt(1 - x * x),
-    P.atan_p: lambda z, x: 1 / (1 + x * x),
-    P.sinh_p: lambda z, x: lax.cosh(x),
-    P.cosh_p: lambda z, x: lax.sinh(x),
-    P.asinh_p: lambda z, x: lax.rsqrt(x * x + 1),
-    P.acosh_p: lambda z, x: lax.rsqrt((x - 1) * (x + 1)),
-    P.atanh_p: lambda z, x: 1 / ((1 - x) * (1 + x)),
-    P.erf_p: lambda z, x: 2 / math.sqrt(math.pi) * lax.exp(-x * x),
-    P.erfc_p: lambda z, x: -2 / math.sqrt(math.pi) * lax.exp(-x * x),
-    P.erf_inv_p: lambda z, x: math.sqrt(math.pi) / 2 * lax.exp(z * z),
-    P.lgamma_p: lambda z, x: lax.digamma(x),
-    P.digamma_p: lambda z, x: lax.polygamma(jnp.ones_like(x), x),
+    P.square_p: lambda _, x: 2 * x,
+    P.logistic_p: lambda z, _: z * (1 - z),
+    P.tanh_p: lambda z, _: (1 - z) * (1 + z),
+    P.sin_p: lambda _, x: lax.cos(x),
+    P.cos_p: lambda _, x: -lax.sin(x),
+    P.tan_p: lambda z, _: 1 + z * z,
+    P.asin_p: lambda _, x: lax.rsqrt(1 - x * x),
+    P.acos_p: lambda _, x: -lax.rsqrt(1 - x * x),
+    P.atan_p: lambda _, x: 1 / (1 + x * x),
+    P.sinh_p: lambda _, x: lax.cosh(x),
+    P.cosh_p: lambda _, x: lax.sinh(x),
+    P.asinh_p: lambda _, x: lax.rsqrt(x * x + 1),
+    P.acosh_p: lambda _, x: lax.rsqrt((x - 1) * (x + 1)),
+    P.atanh_p: lambda _, x: 1 / ((1 - x) * (1 + x)),
+    P.erf_p: lambda _, x: 2 / math.sqrt(math.pi) * lax.exp(-x * x),
+    P.erfc_p: lambda _, x: -2 / math.sqrt(math.pi) * lax.exp(-x * x),
+    P.erf_inv_p: lambda z, _: math.sqrt(math.pi) / 2 * lax.exp(z * z),
+    P.lgamma_p: lambda _, x: lax.digamma(x),
+    P.digamma_p: lambda _, x: lax.polygamma(jnp.ones_like(x), x),
     P.bessel_i0e_p: lambda z, x: lax.bessel_i1e(x) - lax.sign(x) * z,
     P.bessel_i1e_p: lambda z, x: _bessel_i1e_slope(z, x),
 }
-if hasattr(P, "log2_p"):  # JAX 0.11
-    DERIVATIVES[P.log2_p] = lambda z, x: 1 / (x * math.log(2))
-if hasattr(P, "one_minus_square_p"):
-    DERIVATIVES[P.one_minus_square_p] = lambda z, x: -2 * x
+IN_JAX_0_11 = {
+    "log2_p": lambda _, x: 1 / (x * math.log(2)),
+    "one_minus_square_p": lambda _, x: -2 * x,
+}
+DERIVATIVES |= {getattr(P, name): derivative for name, derivative in IN_JAX_0_11.items() if hasattr(P, name)}
 for _primitive, _derivative in DERIVATIVES.items():
     _one_operand(_primitive, _derivative)
 
@@ -136,24 +137,20 @@ def div(z_bar: Any, z: Any, x: Any, y: Any) -> Any:
 
 @rule(P.rem_p)
 def rem(z_bar: Any, z: Any, x: Any, y: Any) -> Any:
-    """z = x − y trunc(x / y)."""  # noqa: D403
+    """z = x − y trunc(x / y)."""
     ratio = x / y
     return z_bar, -z_bar * lax.sign(ratio) * lax.floor(lax.abs(ratio))
 
 
 @rule(P.pow_p)
 def power(z_bar: Any, z: Any, x: Any, y: Any) -> Any:
-    """z = xʸ, x̄ = z̄ y xʸ⁻¹, ȳ = z̄ xʸ log x; 0⁰ counts as constant in x, and 0ʸ in y."""  # noqa: D403
+    """z = xʸ, x̄ = z̄ y xʸ⁻¹, ȳ = z̄ xʸ log x; 0⁰ counts as constant in x, and 0ʸ in y."""
     if not is_differentiable(y):  # an integer exponent
         n = y.astype(x.dtype)
         return z_bar * jnp.where(y == 0, 0, n * lax.pow(x, jnp.where(y == 0, 1, y - 1))), None
-    x_slope = y * lax.pow(*_alike(x, jnp.where(y == 0, 1, y - 1)))
+    x_slope = y * lax.pow(*jnp.broadcast_arrays(x, jnp.where(y == 0, 1, y - 1)))
     y_slope = lax.log(jnp.where(x == 0, 1, x)) * z
     return z_bar * jnp.where(y == 0, 0, x_slope), z_bar * y_slope
-
-
-def _alike(x: Any, y: Any) -> Any:
-    return jnp.broadcast_arrays(x, y)
 
 
 @rule(P.max_p)
@@ -199,7 +196,7 @@ def zeta(z_bar: Any, z: Any, x: Any, q: Any) -> Any:
 
 
 def _gamma_density(a: Any, x: Any) -> Any:
-    """xᵃ⁻¹ e⁻ˣ / Γ(a)."""  # noqa: D403
+    """xᵃ⁻¹ e⁻ˣ / Γ(a)."""
     return lax.exp(-x + (a - 1) * lax.log(x) - lax.lgamma(a))
 
 
@@ -262,21 +259,21 @@ def identity(z_bar: Any, z: Any, *x: Any, **_: Any) -> Any:
 
 @rule(P.real_p)
 def real(z_bar: Any, z: Any, x: Any) -> Any:
-    return (lax.complex(z_bar, jnp.zeros_like(z_bar)),)
+    return (P.complex_p.bind(z_bar, jnp.zeros_like(z_bar)),)
 
 
 @rule(P.imag_p)
 def imag(z_bar: Any, z: Any, x: Any) -> Any:
-    return (lax.complex(jnp.zeros_like(z_bar), -z_bar),)
+    return (P.complex_p.bind(jnp.zeros_like(z_bar), -z_bar),)
 
 
 @rule(P.complex_p)
 def make_complex(z_bar: Any, z: Any, x: Any, y: Any) -> Any:
-    return lax.real(z_bar), lax.imag(lax.neg(z_bar))
+    return jnp.real(z_bar), -jnp.imag(z_bar)
 
 
 @rule(P.conj_p)
 def conj(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
     if not jnp.iscomplexobj(x):
-        return (lax.real(z_bar),)
+        return (jnp.real(z_bar),)
     return (lax.conj(z_bar),)

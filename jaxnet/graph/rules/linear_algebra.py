@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -212,18 +213,21 @@ def triangular_solve(
 
 @rule(P.cholesky_p)
 def cholesky(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
-    """x = z zᵀ: x̄ = z⁻ᵀ Φ(zᵀ z̄) z⁻¹, with Φ the lower triangle and half the diagonal."""  # noqa: D403
+    """x = z zᵀ: x̄ = z⁻ᵀ Φ(zᵀ z̄) z⁻¹, with Φ the lower triangle and half the diagonal."""
     if jnp.iscomplexobj(x):
         return (NotImplemented,)
     z = jnp.tril(z)  # what stands above the diagonal has no meaning
     product = jnp.tril(_t(z) @ z_bar)
     product = product - _diagonal(jnp.diagonal(product, axis1=-2, axis2=-1) / 2)
-    return (_from_right(z, _from_left(z, product, lower=True, transpose=True), lower=True, transpose=False),)
+    x_bar = _from_right(z, _from_left(z, product, lower=True, transpose=True), lower=True, transpose=False)
+    if jax.__version_info__ >= (0, 11):  # which lets all of x̄ stand in the triangle that is read
+        x_bar = jnp.tril(x_bar) + jnp.tril(_t(x_bar), -1)
+    return (x_bar,)
 
 
 @rule(P.eigh_p)
 def eigh(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
-    """x = v diag(w) vᵀ: x̄ = v (diag(w̄) + (vᵀ v̄) / (wⱼ − wᵢ)) vᵀ."""  # noqa: D403
+    """x = v diag(w) vᵀ: x̄ = v (diag(w̄) + (vᵀ v̄) / (wⱼ − wᵢ)) vᵀ."""
     (v, w), (v_bar, w_bar) = z, z_bar
     if jnp.iscomplexobj(x) or v.shape != x.shape:
         return (NotImplemented,)
@@ -232,7 +236,7 @@ def eigh(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
 
 @rule(P.qr_p)
 def qr(z_bar: Any, z: Any, x: Any, *, pivoting: bool, full_matrices: bool, **_: Any) -> Any:
-    """x = q r: x̄ = (q̄ + q S(r r̄ᵀ − q̄ᵀ q)) r⁻ᵀ, with S the symmetric matrix that has this lower triangle."""  # noqa: D403
+    """x = q r: x̄ = (q̄ + q S(r r̄ᵀ − q̄ᵀ q)) r⁻ᵀ, with S the symmetric matrix that has this lower triangle."""
     m, n = x.shape[-2:]
     if pivoting or m < n or (full_matrices and m != n) or jnp.iscomplexobj(x):
         return (NotImplemented,)
@@ -244,7 +248,7 @@ def qr(z_bar: Any, z: Any, x: Any, *, pivoting: bool, full_matrices: bool, **_: 
 
 @rule(P.svd_p)
 def svd(z_bar: Any, z: Any, x: Any, *, full_matrices: bool, compute_uv: bool, **params: Any) -> Any:
-    """x = u diag(s) vᵀ; the singular values are distinct, and not 0 if u or v has a cotangent."""  # noqa: D403
+    """x = u diag(s) vᵀ; the singular values are distinct, and not 0 if u or v has a cotangent."""
     if jnp.iscomplexobj(x):
         return (NotImplemented,)
     if not compute_uv:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.errors import ConcretizationTypeError
@@ -100,11 +101,11 @@ def _plus(a: Any, b: Any) -> Any:
 
 
 def _settled(params: Mapping[str, Any], active: Sequence[bool]) -> list[bool]:
-    """Which operands are active in some iteration: what the first one makes of the carry is what the second one gets."""
+    """Which operands are active in some iteration: the carry of the second one is what the first one makes of it."""
     consts, carry, xs = _parts(params, active)
     while True:
         after = _reached(params["jaxpr"], [*consts, *carry, *xs])[: len(carry)]
-        if after == carry or all(was or not now for was, now in zip(carry, after, strict=True)):
+        if all(was or not now for was, now in zip(carry, after, strict=True)):
             return [*consts, *carry, *xs]
         carry = [was or now for was, now in zip(carry, after, strict=True)]
 

@@ -111,7 +111,7 @@ def dynamic_update_slice(z_bar: Any, z: Any, x: Any, update: Any, *start: Any) -
 # Gathers and scatters are each other's way back
 
 
-def _as_scatter(numbers: lax.GatherDimensionNumbers) -> lax.ScatterDimensionNumbers:
+def _as_scatter(numbers: Any) -> Any:
     return lax.ScatterDimensionNumbers(
         update_window_dims=numbers.offset_dims,
         inserted_window_dims=numbers.collapsed_slice_dims,
@@ -123,7 +123,7 @@ def _as_scatter(numbers: lax.GatherDimensionNumbers) -> lax.ScatterDimensionNumb
 
 def _gathered(z: Any, indices: Any, updates: Any, params: Any) -> Any:
     """What stands in z at the places where updates were scattered; 0 for those outside."""
-    numbers: lax.ScatterDimensionNumbers = params["dimension_numbers"]
+    numbers = params["dimension_numbers"]
     sizes, window = [], iter(numbers.update_window_dims)
     for axis in range(z.ndim):
         flat = axis in numbers.inserted_window_dims or axis in numbers.operand_batching_dims
@@ -152,7 +152,7 @@ def _options(params: Any) -> dict[str, Any]:
 
 @rule(P.gather_p)
 def gather(z_bar: Any, z: Any, x: Any, indices: Any, **params: Any) -> Any:
-    options = _options(params) | {"dimension_numbers": _as_scatter(params["dimension_numbers"])}
+    options = _options(params | {"dimension_numbers": _as_scatter(params["dimension_numbers"])})
     return lax.scatter_add(jnp.zeros_like(x), indices, z_bar, **options), None
 
 
