@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.graph.recording import checked_cotangent, record, seed
+from jaxnet.graph.recording import as_array, check_callable, checked_cotangent, record, seed
 
 __all__ = ["grad", "vjp"]
 
@@ -39,6 +39,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     >>> [float(bar) for bar in pull(jnp.ones(()))]
     [0.0, 2.0]
     """
+    check_callable(f)
     tape, arguments, result, _ = record(f, args, range(len(args)))
     value = jax.tree.unflatten(result, tape.outputs)
 
@@ -72,7 +73,10 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     >>> float(graph.grad(lambda a, b, c: ((a + b) * c) ** 2)(1.0, 2.0, 3.0))
     54.0
     """
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    check_callable(f)
+    positions = (argnums,) if isinstance(argnums, int) else argnums
+    if not isinstance(positions, (tuple, list)) or not all(isinstance(position, int) for position in positions):
+        raise TypeError(f"argnums is {argnums!r}, expected the position of an argument, or a tuple of positions")
 
     def gradient(*args: Any) -> Any:
         for position in positions:
@@ -82,7 +86,7 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
         for position in wanted:
             _check_real(args[position], position)
         tape, arguments, _, _ = record(f, args, wanted)
-        (bars,) = [jax.tree.unflatten(arguments, tape.back([seed(tape)]))]
+        bars = jax.tree.unflatten(arguments, tape.back([seed(tape)]))
         found = tuple(bars[position] for position in wanted)
         return found[0] if isinstance(argnums, int) else found
 
@@ -91,9 +95,10 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
 
 def _check_real(arg: Any, position: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
-        dtype = jnp.result_type(leaf)
+        name = f"args[{position}]{jax.tree_util.keystr(path)}"
+        dtype = as_array(leaf, name).dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"args[{position}]{jax.tree_util.keystr(path)} has dtype {dtype}, expected a real floating dtype to "
-                "differentiate; convert it, or leave its position out of argnums"
+                f"{name} has dtype {dtype}, expected a real floating dtype to differentiate; convert it, or leave its "
+                "position out of argnums"
             )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.graph.paths import Paths, paths_from
-from jaxnet.graph.recording import Recording, checked_cotangent, record, seed
+from jaxnet.graph.recording import Recording, check_callable, checked_cotangent, record, seed
 from jaxnet.graph.tape import OPENERS, Equation, Tape, source_of
 
 __all__ = ["Edge", "Graph", "Node", "trace"]
@@ -311,6 +311,7 @@ def trace(f: Callable[..., Any], *, cotangent: Any = None, unroll: bool = True) 
     >>> [float(edge.derivative) for edge in g.edges]
     [1.0, 1.0, 3.0, 3.0, 18.0]
     """
+    check_callable(f)
 
     def traced(*args: Any) -> Graph:
         recording = record(f, args, range(len(args)), unroll=unroll)

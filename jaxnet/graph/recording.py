@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnet.graph import rules as _rules  # noqa: F401  (registers them)
 from jaxnet.graph.tape import Tape, is_differentiable
 
-__all__ = ["Recording", "checked_cotangent", "record", "seed"]
+__all__ = ["Recording", "as_array", "check_callable", "checked_cotangent", "record", "seed"]
 
 
 class Recording(NamedTuple):
@@ -26,18 +26,23 @@ class Recording(NamedTuple):
 
 def record(f: Callable[..., Any], args: tuple[Any, ...], active: Sequence[int], *, unroll: bool = False) -> Recording:
     """Run a function on a tape, differentiated in the arguments at the positions ``active``."""
-    if not callable(f):
-        raise TypeError(f"f is a {type(f).__name__}, expected a function of arrays")
     leaves, arguments = jax.tree.flatten(args)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(args)]
-    arrays = [_as_array(leaf, f"args{jax.tree_util.keystr(path)}") for leaf, path in zip(leaves, paths, strict=True)]
+    arrays = [as_array(leaf, f"args{jax.tree_util.keystr(path)}") for leaf, path in zip(leaves, paths, strict=True)]
     jaxpr, result = jax.make_jaxpr(f, return_shape=True)(*args)
     wanted = [path[0].idx in active for path in paths]
     tape = Tape.of(jaxpr, arrays, wanted, unroll=unroll)
     return Recording(tape, arguments, jax.tree.structure(result), _names(f, paths))
 
 
-def _as_array(leaf: Any, name: str) -> Any:
+def check_callable(f: Any) -> None:
+    """Raise unless f can be called."""
+    if not callable(f):
+        raise TypeError(f"f is a {type(f).__name__}, expected a function of arrays")
+
+
+def as_array(leaf: Any, name: str) -> Any:
+    """A leaf of the arguments as an array."""
     try:
         return jnp.asarray(leaf)
     except (TypeError, ValueError):

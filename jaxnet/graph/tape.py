@@ -139,7 +139,8 @@ class Tape:
             z = saved = bind(primitive, values, params)
         else:
             z, saved = forward(active, *values, **params)
-        results = [self.put(value, active=any(active)) for value in (z if primitive.multiple_results else [z])]
+        reached = any(active) and primitive is not P.stop_gradient_p
+        results = [self.put(value, active=reached) for value in (z if primitive.multiple_results else [z])]
         self.equations.append(Equation(primitive, params, tuple(operands), tuple(results), saved, scope, traceback))
         return results
 
@@ -188,7 +189,7 @@ class Tape:
                 f"{len(operands)}: one cotangent, or None, for each operand"
             )
         return [
-            _checked(equation, i, x_bar, x) if needed else None
+            _checked(equation, i, x_bar, x, self.values[equation.results[0]]) if needed else None
             for i, (needed, x_bar, x) in enumerate(zip(active, found, operands, strict=True))
         ]
 
@@ -216,7 +217,7 @@ def _add(bars: dict[int, Any], contributions: Iterable[tuple[int, Any]]) -> None
             bars[position] = bars[position] + contribution if position in bars else contribution
 
 
-def _checked(equation: Equation, i: int, x_bar: Any, x: Any) -> Any:
+def _checked(equation: Equation, i: int, x_bar: Any, x: Any, z: Any) -> Any:
     """The cotangent of operand i, summed over what the operand was broadcast to; an error if it does not fit."""
     if x_bar is NotImplemented:
         raise NotImplementedError(
@@ -224,25 +225,25 @@ def _checked(equation: Equation, i: int, x_bar: Any, x: Any) -> Any:
         )
     if x_bar is None:
         return None
-    shape, dtype = jnp.shape(x), x.dtype
-    x_bar = _unbroadcast(x_bar, shape)
-    if jnp.shape(x_bar) != shape or jnp.result_type(x_bar) != dtype:
+    shape, given = jnp.shape(x), jnp.shape(x_bar)
+    if given != shape and given == jnp.shape(z):
+        x_bar = _unbroadcast(x_bar, shape)
+    if jnp.shape(x_bar) != shape or jnp.result_type(x_bar) != x.dtype:
         raise TypeError(
             f"the rule of {equation.primitive} returned {_described(x_bar)} for operand {i}, "
-            f"expected its shape {shape} and dtype {dtype}"
+            f"expected its shape {shape} and dtype {x.dtype}"
         )
     return x_bar
 
 
 def _unbroadcast(x_bar: Any, shape: tuple[int, ...]) -> Any:
     """Sum over the axes that an operand of this shape was broadcast over: all of a scalar's, or those of size 1."""
-    given = jnp.shape(x_bar)
     if shape == ():
-        return jnp.sum(x_bar) if given else x_bar
-    if len(given) != len(shape):
+        return jnp.sum(x_bar)
+    if len(shape) != x_bar.ndim:
         return x_bar
-    stretched = tuple(i for i, (size, now) in enumerate(zip(shape, given, strict=True)) if size == 1 != now)
-    return jnp.sum(x_bar, stretched, keepdims=True) if stretched else x_bar
+    stretched = tuple(i for i, (size, now) in enumerate(zip(shape, x_bar.shape, strict=True)) if size == 1 != now)
+    return jnp.sum(x_bar, stretched, keepdims=True)
 
 
 def _described(value: Any) -> str:

@@ -86,16 +86,6 @@ def step(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
     return (None,)
 
 
-@rule(P.stop_gradient_p)
-def stop_gradient(z_bar: Any, z: Any, x: Any) -> Any:
-    return (None,)
-
-
-@rule(P.nextafter_p)
-def nextafter(z_bar: Any, z: Any, x: Any, y: Any) -> Any:
-    return None, None
-
-
 @rule(P.abs_p)
 def absolute(z_bar: Any, z: Any, x: Any) -> Any:
     if jnp.iscomplexobj(x):  # z̄ conj(x) / |x|, in JAX's convention for complex cotangents
@@ -218,13 +208,16 @@ def regularized_incomplete_beta(z_bar: Any, z: Any, a: Any, b: Any, x: Any) -> A
     return NotImplemented, NotImplemented, z_bar * density
 
 
+_gamma_slope: Any = lax.random_gamma_grad  # whose decorator hides from type checkers that it fills in an argument
+
+
 @rule(P.random_gamma_p)
 def random_gamma(z_bar: Any, z: Any, key: Any, a: Any, *, log_space: bool) -> Any:
     """How a sample, or its logarithm, moves with a at a fixed probability: Figurnov et al. 2018."""
     if not log_space:
-        return None, z_bar * lax.random_gamma_grad(a, z)
+        return None, z_bar * _gamma_slope(a, z)
     sample = lax.max(lax.exp(z), jnp.full_like(z, jnp.finfo(z.dtype).tiny))
-    return None, z_bar * lax.random_gamma_grad(a, sample) / sample
+    return None, z_bar * _gamma_slope(a, sample) / sample
 
 
 # ----------------------------------------------------------------------------------------------------------------------

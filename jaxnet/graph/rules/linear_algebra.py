@@ -151,9 +151,9 @@ def fft(z_bar: Any, z: Any, x: Any, *, fft_type: Any, fft_lengths: Any) -> Any:
         full = lax.pad(z_bar, jnp.zeros((), z_bar.dtype), edges)
         return (lax.real(lax.fft(full, lax.FftType.FFT, fft_lengths)),)
     count = jnp.arange(x.shape[-1])  # an inner frequency stands for two
-    twice = jnp.where((count == 0) | (2 * count == fft_lengths[-1]), 1.0, 2.0).astype(z_bar.dtype)
+    twice = jnp.where((count == 0) | (2 * count == fft_lengths[-1]), 1.0, 2.0).astype(x.dtype)
     half = lax.fft(z_bar, lax.FftType.RFFT, fft_lengths)
-    return (lax.conj(half) * jnp.broadcast_to(twice / math.prod(fft_lengths), x.shape),)
+    return (lax.conj(half) * jnp.broadcast_to(twice, x.shape) / math.prod(fft_lengths),)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -34,8 +34,6 @@ def _parts(params: Mapping[str, Any], operands: Sequence[Any]) -> tuple[list[Any
 def _open_scan(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int] | None:
     """Iteration by iteration."""
     consts, carry, xs = _parts(params, operands)
-    if params["length"] == 0:
-        return None
     order = range(params["length"])
     rows: dict[int, list[int]] = {}
     for t in reversed(order) if params["reverse"] else order:
@@ -43,6 +41,9 @@ def _open_scan(tape: Tape, operands: list[int], params: Mapping[str, Any], scope
         x = [_on_tape(tape, lambda x, t=t: lax.index_in_dim(x, t, keepdims=False), [i], here) for i in xs]
         results = tape.run(params["jaxpr"], [*consts, *carry, *x], here)
         carry, rows[t] = results[: len(carry)], results[len(carry) :]
+    if not rows:
+        empty = [var.aval for var in jaxpr_and_consts(params["jaxpr"])[0].outvars[len(carry) :]]
+        return [*carry, *(tape.put(jnp.zeros((0, *aval.shape), aval.dtype)) for aval in empty)]
     columns = zip(*(rows[t] for t in order), strict=True)
     return [*carry, *(_on_tape(tape, lambda *row: jnp.stack(row), list(column), scope) for column in columns)]
 

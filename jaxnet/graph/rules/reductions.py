@@ -131,7 +131,7 @@ rule(P.reduce_window_min_p)(_window_extremum(P.le_p))
 @rule(P.select_and_scatter_add_p)
 def select_and_scatter_add(z_bar: Any, z: Any, source: Any, x: Any, **params: Any) -> Any:
     """Linear in the source, whose entries come back from where they went."""
-    ones = [1] * x.ndim
+    ones = (1,) * x.ndim
     source_bar = P.select_and_gather_add_p.bind(z_bar, x, base_dilation=ones, window_dilation=ones, **params)
     return source_bar, None
 
