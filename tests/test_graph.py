@@ -195,8 +195,6 @@ def test_larger_programs(make, x64):
     small = {"batch": 2, "length": 6, "width": 16} if make is transformer_block else {"batch": 2, "size": 8}
     f, args = make(jax.random.key(0), **small, dtype=jnp.float64)
     assert_close(*jax.jit(lambda *args: (graph.grad(f)(*args), jax.grad(f)(*args)))(*args), TOLERANCE)
-    traced = graph.trace(f)(*args)
-    assert_close(traced.gradients[0], jax.grad(f)(*args), TOLERANCE)
 
 
 NN = [
@@ -288,7 +286,7 @@ def check_random_programs(seed, count):
 
 
 def test_random_programs(x64):
-    check_random_programs(0, 150)
+    check_random_programs(0, 60)
 
 
 @pytest.mark.slow
