@@ -12,9 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from jaxnet.graph.drawing.labels import BLUE, VERMILLION, compact, number
-from jaxnet.graph.drawing.plan import Box, Plan
-from jaxnet.graph.drawing.scene import (
+from jaxnet.graph.drawing.faces import (
     LINE,
     NUMBERS,
     PADDING,
@@ -22,15 +20,15 @@ from jaxnet.graph.drawing.scene import (
     TITLE,
     Direction,
     Face,
-    Rectangle,
-    Scene,
-    arranged,
     as_matrix,
     drawable,
     font,
     map_size,
     measured,
 )  # fmt: skip
+from jaxnet.graph.drawing.labels import BLUE, VERMILLION, compact, number
+from jaxnet.graph.drawing.plan import Box, Plan
+from jaxnet.graph.drawing.scene import Rectangle, Scene, arranged
 
 __all__ = ["drawn"]
 
@@ -46,8 +44,9 @@ def drawn(plan: Plan, direction: Direction | None, title: str) -> Figure:
     """A new figure of a plan, whose flow goes to the right, or down; None chooses what fits a page better."""
     if direction not in (None, "right", "down"):
         raise ValueError(f"direction is {direction!r}, expected 'right', 'down' or None")
-    scenes = [arranged(plan, one) for one in ([direction] if direction else ["right", "down"])]
-    scene = min(scenes, key=lambda scene: max(scene.width / PAGE[0], scene.height / PAGE[1]))
+    directions: tuple[Direction, ...] = (direction,) if direction else ("right", "down")
+    scenes = [arranged(plan, one) for one in directions]
+    scene = min(scenes, key=lambda scene: max(scene.width / PAGE[0], scene.height / PAGE[1], 1.0))
     return _Canvas(plan, scene, title).figure
 
 
@@ -102,17 +101,20 @@ class _Canvas:
         for title, r in self.scene.frames:
             r = self.moved(r)
             self.rectangle(r, radius=6, zorder=1, facecolor=(0.0, 0.0, 0.0, 0.04), edgecolor="#aaaaaa", linewidth=0.8)
+            ground = Rectangle(r.x + 5, r.y + r.height - 15, measured(title, SMALL, bold=True) + 6, 12)
+            self.rectangle(ground, radius=2, zorder=2.2, facecolor="#f5f5f5", edgecolor="none")
             self.write(r.x + 8, r.y + r.height - 9, title, SMALL, GREY, bold=True)
 
     def draw_links(self) -> None:
         for link, points in self.scene.ways.items():
             has_gradient = any(use.edges for use in link.uses)
-            path = _curve([(x + self.left, y + self.bottom) for x, y in points], self.scene.direction)
+            points = [(x + self.left, y + self.bottom) for x, y in points]
+            path = _curve(points, self.scene.direction)
             self.axes.add_patch(PathPatch(
                 path, facecolor="none", edgecolor="#555555" if has_gradient else "#999999", linewidth=1.0, zorder=2,
                 linestyle="-" if has_gradient else (0, (3, 2)), capstyle="round",
             ))  # fmt: skip
-            self.draw_head(*path.vertices[-1])
+            self.draw_head(*points[-1])
         for label, r in self.scene.labels.values():
             r = self.moved(r)
             x, y = r.x + r.width / 2, r.y + r.height / 2

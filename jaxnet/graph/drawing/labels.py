@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnet.graph.nodes import Graph, Node
 
@@ -182,7 +183,7 @@ def number(value: Any) -> str:
 
 def is_opaque(value: Any) -> bool:
     """Whether a value has no numbers to show: it is a random key, or traced by a transformation of JAX."""
-    return isinstance(value, jax.core.Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return isinstance(value, Tracer) or jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def shape(value: Any) -> str:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, clipped, constants
+from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, constants
+from jaxnet.graph.drawing.scopes import Frame, down_to, scopes, shortened
 from jaxnet.graph.nodes import Edge, Graph, Node
 
-__all__ = ["Box", "Frame", "Link", "Plan", "Use", "plan"]
+__all__ = ["Box", "Link", "Open", "Plan", "Use", "plan"]
 
 MOST_BOXES = 40
-MOST_MEMBERS = 24
 MOST_ARGUMENTS = 12
 
 
@@ -59,22 +59,6 @@ class Box:
     def node(self) -> Node | None:
         """The node, if there is one only, and None in a folded box."""
         return None if self.title else self.nodes[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A scope: a title and what stands in it, in the order of the program."""
-
-    title: str
-    members: list[Node | Frame] = field(default_factory=list)
-
-    def nodes(self) -> Iterator[Node]:
-        """All nodes in it."""
-        for member in self.members:
-            if isinstance(member, Frame):
-                yield from member.nodes()
-            else:
-                yield member
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +104,29 @@ def plan(graph: Graph, *, depth: int | None = None, plumbing: bool = False) -> P
     shown = _shown(graph, plumbing)
     nodes = [node for node in graph.nodes if node.index in shown]
     names = Names(graph, lambda node: node.index in shown)
-    scopes = _scopes([node for node in nodes if node.equation is not None])
+    tree = scopes([node for node in nodes if node.equation is not None])
     if depth is None:
-        scopes = _shortened(scopes)
+        tree = shortened(tree)
     uses = [use for node in nodes for use in _uses(node, shown)]
     sources = [node for node in nodes if node.equation is None]
 
     def drawn(opened: set[Frame]) -> Plan:
-        root, links = _boxes(scopes, opened, sources, uses)
+        root, links = _boxes(tree, opened, sources, uses)
         return Plan(graph, names, root, list(root.boxes()), links)
 
-    return drawn(_as_far_as_fits(scopes, drawn) if depth is None else _down_to(scopes, depth))
+    return drawn(_as_far_as_fits(tree, drawn) if depth is None else down_to(tree, depth))
+
+
+def _as_far_as_fits(root: Frame, drawn: Callable[[set[Frame]], Plan]) -> set[Frame]:
+    """As many frames as leave about 40 boxes, the small ones first."""
+    opened, waiting = {root}, [member for member in root.members if isinstance(member, Frame)]
+    while waiting:
+        waiting.sort(key=lambda frame: sum(1 for _ in frame.nodes()))
+        frame = waiting.pop(0)
+        if len(drawn(opened | {frame}).boxes) <= MOST_BOXES:
+            opened.add(frame)
+            waiting += [member for member in frame.members if isinstance(member, Frame)]
+    return opened
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -191,84 +187,12 @@ def _behind(hidden: dict[int, Node], shown: set[int]) -> list[Node]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Scopes
-
-
-def _scopes(nodes: Sequence[Node]) -> Frame:
-    """The tree of scopes. One with a single node or frame in it, or with all there is, adds nothing and is left out."""
-    root = Frame("")
-    path: list[tuple[Any, Frame]] = []
-    for node in nodes:
-        assert node.equation is not None
-        scopes = node.equation.scope
-        common = 0
-        while common < min(len(path), len(scopes)) and path[common][0] is scopes[common]:
-            common += 1
-        del path[common:]
-        for scope in scopes[common:]:
-            frame = Frame(clipped(scope.name))
-            (path[-1][1] if path else root).members.append(frame)
-            path.append((scope, frame))
-        (path[-1][1] if path else root).members.append(node)
-    root = _simplified(root)
-    return root.members[0] if len(root.members) == 1 and isinstance(root.members[0], Frame) else root
-
-
-def _simplified(frame: Frame) -> Frame:
-    members: list[Node | Frame] = []
-    for member in frame.members:
-        inner = _simplified(member) if isinstance(member, Frame) else member
-        members.append(inner.members[0] if isinstance(inner, Frame) and len(inner.members) == 1 else inner)
-    return Frame(frame.title, members)
-
-
-def _shortened(frame: Frame) -> Frame:
-    """The first and the last members, with those between in one frame where there are too many."""
-    members = [_shortened(member) if isinstance(member, Frame) else member for member in frame.members]
-    if len(members) <= MOST_MEMBERS:
-        return Frame(frame.title, members)
-    places = [i for i, member in enumerate(members) if isinstance(member, Frame)]
-    head = tail = MOST_MEMBERS // 3
-    if len(places) > len(members) // 2:
-        head, tail = places[0] + 1, len(members) - places[-1]
-    middle = members[head:-tail]
-    return Frame(frame.title, [*members[:head], Frame(_title_of_all(middle), middle), *members[-tail:]])
-
-
-def _title_of_all(members: Sequence[Node | Frame]) -> str:
-    first, last = (m.title if isinstance(m, Frame) else "" for m in (members[0], members[-1]))
-    if first.startswith("iteration ") and last.startswith("iteration "):
-        return f"iterations {first.split()[1]} to {last.split()[1]}"
-    return f"{first} … {last}" if first != last else first or "…"
-
-
-def _down_to(root: Frame, depth: int) -> set[Frame]:
-    opened, level = {root}, [root]
-    for _ in range(depth):
-        level = [member for frame in level for member in frame.members if isinstance(member, Frame)]
-        opened.update(level)
-    return opened
-
-
-def _as_far_as_fits(root: Frame, drawn: Callable[[set[Frame]], Plan]) -> set[Frame]:
-    """As many frames as leave about 40 boxes, the small ones first."""
-    opened, waiting = {root}, [member for member in root.members if isinstance(member, Frame)]
-    while waiting:
-        waiting.sort(key=lambda frame: sum(1 for _ in frame.nodes()))
-        frame = waiting.pop(0)
-        if len(drawn(opened | {frame}).boxes) <= MOST_BOXES:
-            opened.add(frame)
-            waiting += [member for member in frame.members if isinstance(member, Frame)]
-    return opened
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # Boxes and links
 
 Path = tuple[Open, ...]
 
 
-def _boxes(scopes: Frame, opened: set[Frame], sources: list[Node], uses: list[Use]) -> tuple[Open, list[Link]]:
+def _boxes(tree: Frame, opened: set[Frame], sources: list[Node], uses: list[Use]) -> tuple[Open, list[Link]]:
     """The boxes in their frames, where ``opened`` frames are drawn and the others folded, and the links."""
     root = Open("", [])
     boxes: dict[int, Box] = {}
@@ -284,12 +208,13 @@ def _boxes(scopes: Frame, opened: set[Frame], sources: list[Node], uses: list[Us
             if not isinstance(member, Frame):
                 put(Box((member,)), path, len(path[-1].members))
             elif member in opened:
-                path[-1].members.append(Open(member.title, []))
-                fill(member, (*path, path[-1].members[-1]))
+                inner = Open(member.title, [])
+                path[-1].members.append(inner)
+                fill(member, (*path, inner))
             else:
                 put(Box(tuple(member.nodes()), member.title), path, len(path[-1].members))
 
-    fill(scopes, (root,))
+    fill(tree, (root,))
     for group, users in reversed(_together(sources, boxes, uses)):
         title = f"{len(group)} arguments" if len(group) > 1 else ""
         put(Box(tuple(group), title), _common([paths[user] for user in users] or [(root,)]), 0)
