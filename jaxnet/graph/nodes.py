@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,12 @@ import jax.numpy as jnp
 from jaxnet.graph.paths import Paths, paths_from
 from jaxnet.graph.recording import Recording, check_callable, checked_cotangent, record, seed
 from jaxnet.graph.tape import OPENERS, Equation, Tape, source_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from jaxnet.graph.drawing.plan import Plan
 
 __all__ = ["Edge", "Graph", "Node", "trace"]
 
@@ -61,7 +67,7 @@ class Node:
     @property
     def scope(self) -> tuple[str, ...]:
         """The functions under jit, loops and ``jax.named_scope`` that it stands in, outermost first."""
-        return self.equation.scope if self.equation is not None else ()
+        return tuple(part.name for part in self.equation.scope) if self.equation is not None else ()
 
     @property
     def source(self) -> str:
@@ -277,8 +283,98 @@ class Graph:
             raise ValueError(f"wrt is {wrt!r}, expected a node, the position of an argument, or one of {names}")
         return named[wrt]
 
+    def draw(
+        self,
+        *,
+        depth: int | None = None,
+        plumbing: bool = False,
+        direction: Literal["right", "down"] | None = None,
+        title: str = "",
+    ) -> Figure:
+        """A picture: values in blue, gradients in vermillion, on each link between numbers the local derivative.
+
+        Arrays are shown by shape and heat maps, on one symmetric scale for all values and one for all gradients.
+        ``graph.draw().savefig("graph.svg")`` saves it, also as png or pdf. Needs matplotlib.
+
+        Parameters
+        ----------
+        depth
+            How many levels of scopes (functions under jit, iterations of loops, ``jax.named_scope``) are drawn as
+            frames around what is in them; deeper ones are folded into one box each. None opens as many as leave
+            about 40 boxes, and folds the middle of a long sequence.
+        plumbing
+            Show also what is left out by default: reshapes and changes of dtype, what has no gradient (computations
+            of indices and masks), and what does not lead to the result.
+        direction
+            Where the result is: ``"right"`` or ``"down"``; None chooses by the shape of the picture.
+        title
+            A heading.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        ValueError
+            If an option is none of these.
+        """
+        plan = self._plan(depth, plumbing)
+        try:
+            from jaxnet.graph.drawing.figure import drawn
+        except ImportError as error:
+            raise ImportError("draw() needs matplotlib: pip install jaxnet[experiments]") from error
+        return drawn(plan, direction, title)
+
+    def to_mermaid(self, *, depth: int | None = None, plumbing: bool = False) -> str:
+        """The picture as a Mermaid flowchart, which Markdown on code hosts shows. Options as in `draw`."""
+        from jaxnet.graph.drawing.text import mermaid
+
+        return mermaid(self._plan(depth, plumbing))
+
+    def to_dot(self, *, depth: int | None = None, plumbing: bool = False) -> str:
+        """The picture in Graphviz's language DOT. Options as in `draw`."""
+        from jaxnet.graph.drawing.text import dot
+
+        return dot(self._plan(depth, plumbing))
+
+    def table(self, *, rows: int | None = 60) -> Table:
+        """All nodes as a table for ``rich.print``, with at most so many rows; None for all of them.
+
+        Arrays are given by shape and Euclidean norm. Numbers that are constants stand in the operations that use
+        them. ``str(graph)`` is the same as plain text.
+
+        Raises
+        ------
+        ImportError
+            If rich is missing.
+        """
+        try:
+            from jaxnet.graph.drawing.table import rich_table
+        except ImportError as error:
+            raise ImportError("table() needs rich: pip install jaxnet[experiments], or use str(graph)") from error
+        return rich_table(self, rows)
+
+    def __str__(self) -> str:
+        from jaxnet.graph.drawing.table import plain_table
+
+        return plain_table(self, 60)
+
     def __repr__(self) -> str:
         return f"<Graph of {len(self.nodes)} nodes>"
+
+    def _repr_html_(self) -> str:
+        from jaxnet.graph.drawing.notebook import html
+
+        return html(self)
+
+    def _repr_svg_(self) -> str | None:
+        from jaxnet.graph.drawing.notebook import svg
+
+        return svg(self)
+
+    def _plan(self, depth: int | None, plumbing: bool) -> Plan:
+        from jaxnet.graph.drawing.plan import plan
+
+        return plan(self, depth=depth, plumbing=plumbing)
 
 
 def trace(f: Callable[..., Any], *, cotangent: Any = None, unroll: bool = True) -> Callable[..., Graph]:

@@ -9,6 +9,7 @@ sum, which is the chain rule over paths. Both passes run eagerly or under jit, v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,13 @@ _TRANSPARENT = {P.jit_p, P.closed_call_p, P.call_p}
 _JAX, _HERE = (str(Path(module).parent) for module in (jax.__file__, __file__))
 
 
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What equations stand in: one call of a function, one iteration of a loop, or one stay in a named scope."""
+
+    name: str
+
+
 class Equation(NamedTuple):
     """One application of a primitive; operands and results are positions on the tape."""
 
@@ -50,7 +58,7 @@ class Equation(NamedTuple):
     operands: tuple[int, ...]
     results: tuple[int, ...]
     saved: Any
-    scope: tuple[str, ...]
+    scope: tuple[Scope, ...]
     traceback: Any
 
 
@@ -94,7 +102,7 @@ class Tape:
     # ------------------------------------------------------------------------------------------------------------------
     # Forward
 
-    def run(self, jaxpr: Any, operands: Sequence[int], scope: tuple[str, ...] = ()) -> list[int]:
+    def run(self, jaxpr: Any, operands: Sequence[int], scope: tuple[Scope, ...] = ()) -> list[int]:
         """Run a jaxpr on values of the tape; the positions of its results."""
         jaxpr, consts = jaxpr_and_consts(jaxpr)
         position = dict(zip(jaxpr.invars, operands, strict=True))
@@ -110,7 +118,7 @@ class Tape:
                 equation.primitive,
                 equation.params,
                 [look_up(atom) for atom in equation.invars],
-                (*scope, *(part.name for part in equation.source_info.name_stack.stack if hasattr(part, "name"))),
+                (*scope, *(part for part in equation.source_info.name_stack.stack if hasattr(part, "name"))),
                 equation.source_info.traceback,
             )
             position.update(zip(equation.outvars, results, strict=True))
@@ -121,7 +129,7 @@ class Tape:
         primitive: Primitive,
         params: Mapping[str, Any],
         operands: list[int],
-        scope: tuple[str, ...],
+        scope: tuple[Scope, ...],
         traceback: Any,
     ) -> list[int]:
         """Run one primitive on values of the tape; the positions of its results."""

@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
-from jaxnet.graph.tape import OPENERS, Opener, Tape, bind, is_differentiable, to_zero
+from jaxnet.graph.tape import OPENERS, Opener, Scope, Tape, bind, is_differentiable, to_zero
 
 
 def opener(primitive: Primitive) -> Callable[[Opener], Opener]:
@@ -30,13 +30,13 @@ def opener(primitive: Primitive) -> Callable[[Opener], Opener]:
 
 
 @opener(P.jit_p)
-def _open_jit(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int]:
-    return tape.run(params["jaxpr"], operands, (*scope, params["name"]))
+def _open_jit(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]) -> list[int]:
+    return tape.run(params["jaxpr"], operands, (*scope, Scope(params["name"])))
 
 
 @opener(P.closed_call_p)
 @opener(P.call_p)
-def _open_call(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int]:
+def _open_call(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]) -> list[int]:
     return tape.run(params["call_jaxpr"], operands, scope)
 
 
@@ -45,7 +45,7 @@ def _open_call(tape: Tape, operands: list[int], params: Mapping[str, Any], scope
 
 
 @opener(P.remat_p)
-def _open_remat(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int]:
+def _open_remat(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]) -> list[int]:
     return tape.run(params["jaxpr"], operands, scope)
 
 

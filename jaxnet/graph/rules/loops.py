@@ -15,7 +15,7 @@ from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
 from jaxnet.graph.rules.calls import opener
-from jaxnet.graph.tape import Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
+from jaxnet.graph.tape import Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
 
 # ----------------------------------------------------------------------------------------------------------------------
 # scan: z = (last carry, ys) from (consts, first carry, xs)
@@ -31,13 +31,15 @@ def _parts(params: Mapping[str, Any], operands: Sequence[Any]) -> tuple[list[Any
 
 
 @opener(P.scan_p)
-def _open_scan(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int] | None:
+def _open_scan(
+    tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]
+) -> list[int] | None:
     """Iteration by iteration."""
     consts, carry, xs = _parts(params, operands)
     order = range(params["length"])
     rows: dict[int, list[int]] = {}
     for t in reversed(order) if params["reverse"] else order:
-        here = (*scope, f"iteration {t}")
+        here = (*scope, Scope(f"iteration {t}"))
         x = [_on_tape(tape, lambda x, t=t: lax.index_in_dim(x, t, keepdims=False), [i], here) for i in xs]
         results = tape.run(params["jaxpr"], [*consts, *carry, *x], here)
         carry, rows[t] = results[: len(carry)], results[len(carry) :]
@@ -48,7 +50,7 @@ def _open_scan(tape: Tape, operands: list[int], params: Mapping[str, Any], scope
     return [*carry, *(_on_tape(tape, lambda *row: jnp.stack(row), list(column), scope) for column in columns)]
 
 
-def _on_tape(tape: Tape, f: Callable[..., Array], operands: list[int], scope: tuple[str, ...]) -> int:
+def _on_tape(tape: Tape, f: Callable[..., Array], operands: list[int], scope: tuple[Scope, ...]) -> int:
     (result,) = tape.run(jax.make_jaxpr(f)(*(tape.values[i] for i in operands)), operands, scope)
     return result
 
@@ -190,14 +192,16 @@ def _read(closed: Any) -> list[bool]:
 
 
 @opener(P.while_p)
-def _open_while(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int] | None:
+def _open_while(
+    tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]
+) -> list[int] | None:
     """Iteration by iteration, as long as the condition holds; None if it is not known now."""
     n, m = params["cond_nconsts"], params["body_nconsts"]
     cond_consts, body_consts, carry = operands[:n], operands[n : n + m], operands[n + m :]
     t = 0
     try:
         while bool(jaxpr_as_fun(params["cond_jaxpr"])(*(tape.values[i] for i in [*cond_consts, *carry]))[0]):
-            carry = tape.run(params["body_jaxpr"], [*body_consts, *carry], (*scope, f"iteration {t}"))
+            carry = tape.run(params["body_jaxpr"], [*body_consts, *carry], (*scope, Scope(f"iteration {t}")))
             t += 1
     except ConcretizationTypeError:
         return None
@@ -230,13 +234,15 @@ def while_loop(z_bar: Any, tape: Tape | None, *operands: Any, **_: Any) -> Any:
 
 
 @opener(P.cond_p)
-def _open_cond(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[str, ...]) -> list[int] | None:
+def _open_cond(
+    tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]
+) -> list[int] | None:
     """The branch that was taken; None if it is not known now."""
     try:
         index = int(tape.values[operands[0]])
     except ConcretizationTypeError:
         return None
-    return tape.run(params["branches"][index], operands[1:], (*scope, f"branch {index}"))
+    return tape.run(params["branches"][index], operands[1:], (*scope, Scope(f"branch {index}")))
 
 
 def _run_cond(active: Sequence[bool], *operands: Any, **params: Any) -> Any:
