@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import digits, xor
+from experiments import chain_rule, digits, xor
 from experiments.common import RESULTS, present
 
 
@@ -23,7 +23,7 @@ def main(settings: Settings) -> int:
     """Run them all; the worst of their exit statuses."""
     return max(
         present(name, module.run, module.Settings(output=settings.output))
-        for name, module in {"xor": xor, "digits": digits}.items()
+        for name, module in {"chain_rule": chain_rule, "xor": xor, "digits": digits}.items()
     )
 
 

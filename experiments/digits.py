@@ -21,7 +21,7 @@ import tyro
 from jax import Array
 
 import jaxnet
-from experiments.common import RESULTS, Result, gradient_agreement, present
+from experiments.common import RESULTS, Result, network_agreement, present
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -108,7 +108,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "examples": {name: len(getattr(first, name).x) for name in ("training", "validation", "test")},
         "history": history,
         "stopped_at": result.not_finite,
-        "gradient_agreement": gradient_agreement(starts[0], first.training, net),
+        "gradient_agreement": network_agreement(starts[0], first.training, net),
     }
     figures = {
         "weights": plots.first_layer_weights(

@@ -15,7 +15,7 @@ import optax
 import tyro
 
 import jaxnet
-from experiments.common import RESULTS, Result, gradient_agreement, present
+from experiments.common import RESULTS, Result, network_agreement, present
 from jaxnet import plots
 
 
@@ -68,7 +68,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "W": jaxnet.to_augmented(trained.params)[1],
         "history": trained.history,
         "stopped_at": trained.not_finite,
-        "gradient_agreement": gradient_agreement(params, data, net),
+        "gradient_agreement": network_agreement(params, data, net),
     }
     curves = {
         f"{settings.hidden} hidden units": trained.history["cost"],

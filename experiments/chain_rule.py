@@ -1,0 +1,171 @@
+"""The chain rule on a computation graph: forward values, gradients from back to front, and the sum over paths.
+
+Three programs, each traced, drawn, listed and checked: the lecture's f = ((a + b) c)²; an example in which a variable
+acts on two paths, so that its gradient is a sum; and the whole backpropagation of a network with two inputs, two hidden
+units and one output on one example of XOR, weight by weight. The gradients of all three are heard by every witness of
+`jaxnet.check`, and the network's are compared with `jaxnet.backprop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
+
+import jaxnet
+from experiments.common import RESULTS, Result, console, gradient_agreement, present
+from jaxnet import check, graph
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers that the three programs are run on."""
+
+    a: float = 1.0
+    """a in f = ((a + b) c)²."""
+    b: float = 2.0
+    """b."""
+    c: float = 3.0
+    """c."""
+    x: float = 1.5
+    """x in the example of two paths, g = x² sin x."""
+    seed: int = 0
+    """Seed of the network's weights."""
+    output: Path = RESULTS
+    """Folder for the numbers and figures."""
+
+
+class Case(NamedTuple):
+    """A program with the arguments it is run on, and the argument whose paths are shown."""
+
+    f: Callable[..., Array]
+    args: tuple[Any, ...]
+    shown: str
+    title: str
+
+
+def lecture(a: Array, b: Array, c: Array) -> Array:
+    """F = ((a + b) c)²."""
+    u = named(a + b, "u")
+    v = named(u * c, "v")
+    return named(v**2, "f")
+
+
+def two_paths(x: Array) -> Array:
+    """G = p q with p = x² and q = sin x: x acts on g through both."""
+    p = named(x**2, "p")
+    q = named(jnp.sin(x), "q")
+    return named(p * q, "g")
+
+
+def network(
+    v11: Array,
+    v12: Array,
+    v10: Array,
+    v21: Array,
+    v22: Array,
+    v20: Array,
+    w1: Array,
+    w2: Array,
+    w0: Array,
+    x1: Array,
+    x2: Array,
+    y: Array,
+) -> Array:
+    """ℓ = (ŷ − y)² with h = s(V x), ŷ = s(W h), number by number; the weights ..0 are those of the constant 1."""
+    with jax.named_scope("hidden unit 1"):
+        h1 = named(jax.nn.sigmoid(v11 * x1 + v12 * x2 + v10), "h1")
+    with jax.named_scope("hidden unit 2"):
+        h2 = named(jax.nn.sigmoid(v21 * x1 + v22 * x2 + v20), "h2")
+    with jax.named_scope("output unit"):
+        output = named(jax.nn.sigmoid(w1 * h1 + w2 * h2 + w0), "ŷ")
+    return named((output - y) ** 2, "ℓ")  # fmt: skip
+
+
+def params_of(weights: Sequence[Array]) -> tuple[jaxnet.Layer, ...]:
+    """The weights, in the order of `network`, as the library has them."""
+    hidden, output = jnp.reshape(jnp.stack(weights[:6]), (2, 3)), jnp.stack(weights[6:])
+    return jaxnet.from_augmented((hidden, output[None]))
+
+
+def cases(settings: Settings) -> dict[str, Case]:
+    """The three programs with their arguments."""
+    weights = jax.random.normal(jax.random.key(settings.seed), (9,), float)
+    a, b, c, x = (jnp.asarray(value, float) for value in (settings.a, settings.b, settings.c, settings.x))
+    example = jnp.array([1.0, 0.0, 1.0])
+    return {
+        "lecture": Case(lecture, (a, b, c), "a", "the lecture's f = ((a + b) c)²"),
+        "two_paths": Case(two_paths, (x,), "x", "two paths from x to g = x² sin x"),
+        "network": Case(network, (*weights, *example), "x1", "a 2-2-1 network on an example of XOR, ℓ = (ŷ − y)²"),
+    }
+
+
+def run(settings: Settings, *, progress: bool = False) -> Result:
+    """Trace, draw and check the three programs."""
+    numbers: dict[str, Any] = {}
+    figures = {}
+    with jax.enable_x64(True):
+        given = cases(settings)
+        for name, case in given.items():
+            traced = graph.trace(case.f)(*case.args)
+            paths = traced.paths(case.shown)
+            argnums = tuple(range(len(case.args)))
+            report = check.check_gradient(case.f, graph.grad(case.f, argnums), case.args, argnums=argnums)
+            numbers[name] = described(traced, paths, report)
+            figures[name] = traced.draw(title=case.title)
+            if progress:
+                show(case, traced, paths, report)
+        args = given["network"].args
+        x, y = jnp.stack(args[9:11])[None], args[11][None, None]
+        _, by_hand = jaxnet.backprop(params_of(args[:9]), x, y)
+        same = check.compare(params_of(graph.grad(network, tuple(range(9)))(*args)), by_hand)
+    for name in given:
+        heard = numbers[name]["witnesses"].values()
+        numbers[f"witnesses that agree, {name}"] = f"{sum(heard)} of {len(heard)}"
+    numbers["paths from x to g"] = len(numbers["two_paths"]["paths"])
+    numbers["network: relative error against jaxnet.backprop"] = same.relative_error
+    numbers["holds"] = bool(same) and all(all(numbers[name]["witnesses"].values()) for name in given)
+    numbers["gradient_agreement"] = gradient_agreement(
+        lambda *args: _gradients(graph.grad, given, args),
+        lambda *args: _gradients(jax.grad, given, args),
+        tuple(case.args for case in given.values()),
+    )
+    return Result(numbers, figures)
+
+
+def _gradients(grad: Callable[..., Any], given: dict[str, Case], args: Any) -> list[Any]:
+    """The gradients of all the programs in all their arguments."""
+    return [grad(case.f, tuple(range(len(a))))(*a) for case, a in zip(given.values(), args, strict=True)]
+
+
+def described(traced: graph.Graph, paths: graph.Paths, report: check.Report) -> dict[str, Any]:
+    """What was found about one program, as numbers."""
+    return {
+        "nodes": {
+            node.name or f"{node.primitive}{node.index}": {"value": node.value, "gradient": node.gradient}
+            for node in traced.nodes
+        },
+        "paths": [str(path) for path in paths],
+        "sum": paths.sum,
+        "witnesses": {witness.name: witness.holds is not False for witness in report.witnesses},
+    }
+
+
+def show(case: Case, traced: graph.Graph, paths: graph.Paths, report: check.Report) -> None:
+    """Print the table, the paths and what the witnesses say."""
+    console.print(f"\n[bold]{case.title}")
+    console.print(traced.table())
+    console.print(f"\nevery path from {case.shown} to the result, with its local derivatives:")
+    console.print(str(paths), highlight=False, soft_wrap=True)
+    console.print(f"\n{report}", highlight=False, soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(present("chain_rule", run, tyro.cli(Settings, description=__doc__)))
