@@ -1,13 +1,14 @@
 """The experiments, with small settings: that their claims hold, and what they print and write."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 
 from experiments import __main__ as everything
-from experiments import digits, xor
+from experiments import chain_rule, digits, xor
 from experiments.common import _plain, present
 
 
@@ -24,6 +25,20 @@ def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
     assert not any(tmp_path.iterdir())  # run is pure
 
 
+def test_the_chain_rule_number_by_number():
+    numbers, figures = chain_rule.run(chain_rule.Settings())
+    lecture, two_paths, network = (numbers[name] for name in ("lecture", "two_paths", "network"))
+    assert [float(lecture["nodes"][name]["gradient"]) for name in "abcuvf"] == [54, 54, 54, 54, 18, 1]
+    assert lecture["paths"] == ["a → u → v → f:  1 · 3 · 18 = 54"]
+    x = 1.5
+    assert float(two_paths["sum"]) == pytest.approx(2 * x * math.sin(x) + x**2 * math.cos(x), rel=1e-14)
+    assert len(two_paths["paths"]) == len(network["paths"]) == 2  # one for each hidden unit
+    assert all(all(found["witnesses"].values()) for found in (lecture, two_paths, network))
+    assert numbers["network: relative error against jaxnet.backprop"] < 1e-12
+    assert numbers["holds"]
+    assert set(figures) == {"lecture", "two_paths", "network"}
+
+
 @pytest.mark.promotes
 def test_digits_are_learned():
     numbers, figures = digits.run(digits.Settings(hidden=32, epochs=12, repeats=2))
@@ -38,12 +53,13 @@ def test_digits_are_learned():
 def test_the_main_job(tmp_path, capsys):
     assert everything.main(everything.Settings(output=tmp_path)) == 0
     printed = capsys.readouterr().out
-    assert printed.count("agrees") == 4
+    assert printed.count("agrees") == 6
     found = json.loads((tmp_path / "digits.json").read_text())
     assert found["numbers"]["test_accuracy"] >= 0.97
     assert found["settings"]["seed"] == 0
     assert found["versions"]["jax"]
     assert {path.name for path in tmp_path.iterdir()} == {
+        "chain_rule.json", "chain_rule_lecture.png", "chain_rule_two_paths.png", "chain_rule_network.png",
         "xor.json", "xor_cost.png", "xor_boundary.png",
         "digits.json", "digits_cost.png", "digits_weights.png", "digits_confusion.png",
     }  # fmt: skip

@@ -146,7 +146,8 @@ class Tape:
         if forward is None:
             z = saved = bind(primitive, values, params)
         else:
-            z, saved = forward(active, *values, **params)
+            arrays = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in values)
+            z, saved = forward(active, *arrays, **params)
         reached = any(active) and primitive is not P.stop_gradient_p
         results = [self.put(value, active=reached) for value in (z if primitive.multiple_results else [z])]
         self.equations.append(Equation(primitive, params, tuple(operands), tuple(results), saved, scope, traceback))
@@ -263,8 +264,8 @@ def _described(value: Any) -> str:
 def _missing(equation: Equation) -> NotImplementedError:
     name = equation.primitive.name
     return NotImplementedError(
-        f"no cotangent rule for the primitive {name!r}{source_of(equation)}. Rules exist for {len(RULES)} primitives "
-        f"(jaxnet.graph.supported()); register one with @graph.rule(primitive) above "
+        f"no cotangent rule for the primitive {name!r}{source_of(equation)}. Rules exist for {len(RULES)} primitives; "
+        "register one with @graph.rule(primitive) above "
         "def f(z_bar, z, *operands, **params), which returns a cotangent, or None, for each operand; "
         "or hide the call in a jax.custom_vjp"
     )
