@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, losses
+from jaxnet import activations, check, data, losses, optimizers, per_example
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -38,6 +38,8 @@ __all__ = [
     "input_gradient",
     "losses",
     "make_step",
+    "optimizers",
+    "per_example",
     "sgd_step",
     "signals",
     "to_augmented",
