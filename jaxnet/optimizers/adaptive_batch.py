@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxnet._numeric import total_square
 from jaxnet._validate import checked_count, describe
 
 __all__ = ["AdaptiveBatchState", "adaptive_batch"]
@@ -85,7 +86,7 @@ def adaptive_batch(
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> AdaptiveBatchState:
-        zero = jnp.zeros_like(_square(params))
+        zero = jnp.zeros_like(total_square(params))
         return AdaptiveBatchState(
             opt_state=inner.init(params),
             total=jax.tree.map(jnp.zeros_like, params),
@@ -99,7 +100,7 @@ def adaptive_batch(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, AdaptiveBatchState]:
         state = state._replace(
             total=jax.tree.map(jnp.add, state.total, updates),
-            squares=state.squares + _square(updates),
+            squares=state.squares + total_square(updates),
             taken=state.taken + 1,
         )
 
@@ -107,7 +108,7 @@ def adaptive_batch(
             mean = jax.tree.map(lambda total: total / state.taken.astype(total.dtype), state.total)
             own = extra | {"grad": mean} if "grad" in extra else extra
             changes, opt_state = inner.update(mean, state.opt_state, params, **own)
-            return changes, _next(state._replace(opt_state=opt_state), _square(mean), largest, decay)
+            return changes, _next(state._replace(opt_state=opt_state), total_square(mean), largest, decay)
 
         def wait(state: AdaptiveBatchState) -> tuple[Any, AdaptiveBatchState]:
             return jax.tree.map(jnp.zeros_like, updates), state
@@ -133,10 +134,3 @@ def _next(state: AdaptiveBatchState, of_mean: Array, largest: int, decay: float)
         noise=noise,
         signal=signal,
     )
-
-
-def _square(tree: Any) -> Array:
-    """The sum of the squares of all numbers, at least in float32."""
-    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
-    squares = [jnp.sum(leaf**2) for leaf in leaves]
-    return sum(squares[1:], start=squares[0])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import add_up, wide
 from jaxnet._validate import check_batch, check_key, checked_count, checked_scalar
 from jaxnet.backprop import (
     Signals,
@@ -26,7 +27,7 @@ from jaxnet.backprop import (
 )
 from jaxnet.network import Layer, Network, Params, check_network
 from jaxnet.per_example._layers import last_layer_first
-from jaxnet.per_example.gradients import squared_norms, sum_of
+from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["clipped_gradient", "private_gradient"]
 
@@ -168,7 +169,7 @@ def private_gradient(
     # The portions are those of the sum over n; the cost is a mean over the weights.
     total = jnp.sum(portions)
     loss = found.loss / jnp.where(total == 0, 1, total).astype(x.dtype)
-    scale = sigma * jnp.sqrt(sum_of([b**2 for b in bounds])) / n
+    scale = sigma * jnp.sqrt(add_up([b**2 for b in bounds])) / n
     layers = add_penalty(net, _with_noise(key, found.layers, scale), params)
     return cost_of(params, loss, 1.0, net), in_structure_of(params, layers)
 
@@ -238,7 +239,7 @@ def _clipped_sum_at_once(params: Params, x: Array, y: Array, shares: Array, net:
 def _factors(squares: list[Array], bounds: list[Array]) -> list[Array]:
     """cᵢ = min(1, bound / ‖gᵢ‖) for each layer: of the whole gradient for a single bound, else of the layer's part."""
     if len(bounds) == 1:
-        return [_factor(sum_of(squares), bounds[0])] * len(squares)
+        return [_factor(add_up(squares), bounds[0])] * len(squares)
     return [_factor(square, bound) for square, bound in zip(squares, bounds, strict=True)]
 
 
@@ -256,7 +257,7 @@ def _rows_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any)
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     n = math.prod(x.shape[:-1])
-    shares = jnp.asarray(shares_of(x, weights), jnp.promote_types(x.dtype, jnp.float32))
+    shares = jnp.asarray(shares_of(x, weights), wide(x.dtype))
     return x.reshape(n, -1), y.reshape(n, -1), jnp.broadcast_to(shares.ravel(), (n,))
 
 

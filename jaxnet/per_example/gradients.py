@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import add_up, square, total_square
 from jaxnet.backprop import Signals, backprop, in_structure_of, signals, weigh
 from jaxnet.network import Layer, Network, Params
 
@@ -50,36 +50,25 @@ def norms(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) 
     Array([0.3307189, 0.3307189, 0.3307189, 0.3307189], dtype=float32)
     """
     found = signals(params, x, y, net)
-    return _root(sum_of(squared_norms(params, found, net))).astype(found.deltas[0].dtype)
+    return _root(add_up(squared_norms(params, found, net))).astype(found.deltas[0].dtype)
 
 
 def squared_norms(params: Params, found: Signals, net: Network) -> list[Array]:
     """‖gᵢˡ‖² of each layer l: (n,), at least float32."""
     squares = []
     for layer, h, delta in zip(params, found.activations[:-1], found.deltas, strict=True):
-        square = _square(delta) * (_square(h) + 1)
+        part = square(delta) * (square(h) + 1)
         if net.penalised:
-            l2 = jnp.asarray(net.l2, square.dtype)
-            along = jnp.sum(delta * weigh(h, layer.weight), axis=-1).astype(square.dtype)
-            square += 2 * l2 * along + l2**2 * jnp.sum(_square(layer.weight))
-        squares.append(square)
+            l2 = jnp.asarray(net.l2, part.dtype)
+            along = jnp.sum(delta * weigh(h, layer.weight), axis=-1).astype(part.dtype)
+            part += 2 * l2 * along + l2**2 * total_square(layer.weight)
+        squares.append(part)
     return squares
 
 
-def sum_of(arrays: list[Array]) -> Array:
-    """The sum of a list of arrays, of which there is at least one."""
-    return sum(arrays[1:], start=arrays[0])
-
-
-def _square(v: Array) -> Array:
-    """‖v‖² over the last axis."""
-    v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
-    return jnp.sum(v**2, axis=-1)
-
-
-def _root(square: Array) -> Array:
-    """√square; 0 where the penalty's terms cancel to less than nothing."""
-    return jnp.sqrt(jnp.maximum(square, 0))
+def _root(squares: Array) -> Array:
+    """√squares; 0 where the penalty's terms cancel to less than nothing."""
+    return jnp.sqrt(jnp.maximum(squares, 0))
 
 
 def dot_products(
@@ -127,7 +116,7 @@ def dot_products(
             rows, columns = (jnp.sum(d * weigh(a, layer.weight), axis=-1) for a, d in ((h, delta), (h2, delta2)))
             part += l2 * (_broadcast_sum(rows, columns)) + l2**2 * jnp.sum(layer.weight**2)
         parts.append(part)
-    return sum_of(parts)
+    return add_up(parts)
 
 
 def _products(a: Array, b: Array) -> Array:
@@ -164,6 +153,6 @@ def cosine_to_mean(
         if net.penalised:
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
         products.append(product)
-    length = _root(sum_of([jnp.sum(_square(jnp.atleast_2d(leaf))) for leaf in jax.tree.leaves(mean)]))
-    lengths = (_root(sum_of(squared_norms(params, found, net))) * length).astype(products[0].dtype)
-    return jnp.clip(jnp.where(lengths > 0, sum_of(products) / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
+    length = jnp.sqrt(total_square(mean))
+    lengths = (_root(add_up(squared_norms(params, found, net))) * length).astype(products[0].dtype)
+    return jnp.clip(jnp.where(lengths > 0, add_up(products) / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)

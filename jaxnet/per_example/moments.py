@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import add_up, total_square
 from jaxnet._validate import check_batch
 from jaxnet.backprop import Signals, add_penalty, contract, in_structure_of, shares_of, signals
 from jaxnet.network import Layer, Network, Params
 from jaxnet.per_example._layers import last_layer_first, outer_of_squares
-from jaxnet.per_example.gradients import squared_norms, sum_of
+from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
 
@@ -118,11 +119,11 @@ def noise_and_signal(
         raise ValueError(f"x has {n} example, expected at least 2: the noise is their spread")
     mean = _mean(found, shares)
     unpenalised = Network(net.hidden, net.output, net.loss)
-    squares = sum_of(squared_norms(params, found, unpenalised))
+    squares = add_up(squared_norms(params, found, unpenalised))
     shares = shares.astype(squares.dtype)
     spread = jnp.sum(shares**2)
-    noise = (jnp.sum(shares * squares) - _total_square(mean)) / (1 - spread)
-    signal = _total_square(add_penalty(net, mean, params)) - spread * noise
+    noise = (jnp.sum(shares * squares) - total_square(mean)) / (1 - spread)
+    signal = total_square(add_penalty(net, mean, params)) - spread * noise
     return noise, signal
 
 
@@ -164,9 +165,3 @@ def _mean_of_squares(found: Signals, shares: Array) -> list[Layer]:
 
 def _variance(found: Signals, shares: Array, mean: list[Layer]) -> list[Layer]:
     return jax.tree.map(lambda square, g: jnp.maximum(square - g**2, 0), _mean_of_squares(found, shares), mean)
-
-
-def _total_square(layers: list[Layer]) -> Array:
-    """The sum of the squares of all numbers, at least in float32."""
-    leaves = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(layers)]
-    return sum_of([jnp.sum(leaf**2) for leaf in leaves])
