@@ -12,7 +12,7 @@ from jaxnet.network import Layer
 
 
 def last_layer_first(contraction: Callable[[Array, Array], Layer], signals: Signals) -> list[Layer]:
-    """Contract (h, δ) of each layer, from back to front, each only when the layer behind it is done.
+    """Contract (h, δ) of each layer, from back to front, each δ only when the layer behind it is done.
 
     A layer's activations and deltas are then free when the next contraction begins. XLA by itself takes the layers in
     any order, and holds all of them, and what is made of them, at once: up to twice the memory of a gradient.
@@ -20,7 +20,7 @@ def last_layer_first(contraction: Callable[[Array, Array], Layer], signals: Sign
     layers: list[Layer] = []
     for h, delta in zip(reversed(signals.activations[:-1]), reversed(signals.deltas), strict=True):
         if layers:
-            h, delta = after(layers[-1].weight, h), after(layers[-1].weight, delta)
+            delta = after(layers[-1].weight, delta)
         layers.append(contraction(h, delta))
     return layers[::-1]
 
@@ -47,7 +47,7 @@ def outer_of_squares(delta2: Array, h: Array) -> Layer:
     examples = tuple(range(h.ndim - 1))
     bias = jnp.sum(delta2, axis=examples)
     if inputs <= max(2 * units, _BLOCK):
-        return Layer(outer(delta2, h**2), bias)
+        return Layer(outer(delta2, after(bias, h) ** 2), bias)
 
     def block(i: Array, weight: Array) -> Array:
         start = jnp.minimum(i * _BLOCK, inputs - _BLOCK)  # the last one overlaps the one before
