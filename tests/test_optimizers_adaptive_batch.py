@@ -91,8 +91,9 @@ def test_agrees_with_the_estimate_from_single_examples():
     params, x, y = problem((3, 4, 2), n=12)
     optimizer = adaptive_batch(optax.sgd(0.0), largest=12, decay=0.0)
     state = optimizer.init(params)._replace(size=jnp.asarray(12, jnp.int32))
+    step = jax.jit(jaxnet.make_step(optimizer))
     for i in range(12):
-        _, state = optimizer.update(jaxnet.backprop(params, x[i], y[i])[1], state, params)
+        (_, state, _), _ = step(jaxnet.State(params, state), (x[i], y[i]))
     assert_close((state.noise, state.signal), per_example.noise_and_signal(params, x, y), tolerance=1e-4)
 
 

@@ -1,6 +1,10 @@
 """What is said of each example's gradient, against the gradients themselves by automatic differentiation."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
@@ -16,7 +20,7 @@ from jaxnet import Layer, Network, activations, losses, per_example
 
 KEY = jax.random.key(11)
 NET = Network(activations.tanh, activations.softmax, losses.softmax_cross_entropy, l2=0.1)
-FAST = {"xla_backend_optimization_level": 0}  # to compile
+fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # most of a test is compiling
 WIDE = (60, 3, 2)  # its squares are taken in blocks, the last of which overlaps
 
 
@@ -106,14 +110,14 @@ def test_random_networks(sizes, n, hidden, end, l2, scale, weighted, microbatch,
         net = Network(hidden, *end, l2=l2)
         params, x, y = problem(sizes, net, n=n, dtype="float64", seed=seed, scale=scale)
         weights = jax.random.uniform(jax.random.key(seed), (n,)) if weighted else None
-        compared = jax.jit(lambda *args: list(actual_and_expected(microbatch, *args)), compiler_options=FAST)
+        compared = fast_jit(lambda *args: list(actual_and_expected(microbatch, *args)))
         pairs = compared(params, x, y, net, weights)
         for actual, expected in pairs:
             close(actual, expected)
 
 
 def actual_and_expected(microbatch, params, x, y, net, weights):
-    """Pairs to compare, made in one compiled piece: compiling is most of the time."""
+    """Pairs to compare, made in one compiled piece."""
     referee = Referee(params, x, y, net, weights)
     moment = referee.average(referee.rows**2)
     ours = {name: QUANTITIES[name](params, x, y, net, w=weights) for name in EXACT}
@@ -150,19 +154,19 @@ def test_dot_products_with_another_set(end, x64):
     net = Network(activations.softplus, *end, l2=0.1)
     params, x, y = problem((3, 4, 2), net, dtype="float64")
     _, *other = problem((3, 4, 2), net, n=4, dtype="float64", seed=1)
-    expected = Referee(params, x, y, net).rows @ Referee(params, *other, net).rows.T
-    assert_close(per_example.dot_products(params, x, y, net, other=tuple(other)), expected)
+
+    def both(params, x, y, other):
+        expected = Referee(params, x, y, net).rows @ Referee(params, *other, net).rows.T
+        return per_example.dot_products(params, x, y, net, other), expected
+
+    assert_close(*fast_jit(both)(params, x, y, tuple(other)))
 
 
 def test_float32_agrees_too():
     params, x, y = problem((60, 30, 2), n=16)
-    args = params, x, y, Network(l2=0.01)
-    referee = Referee(*args)
-    close(per_example.norms(*args), jnp.linalg.norm(referee.rows, axis=1), 1e-5)
-    close(per_example.dot_products(*args), referee.rows @ referee.rows.T, 1e-5)
-    close(per_example.clipped_gradient(*args, bound=0.1)[1], referee.clipped(0.1), 1e-5)
-    close(per_example.second_moment(*args), referee.as_params(referee.average(referee.rows**2)), 1e-5)
-    close(per_example.noise_scale(*args), jnp.divide(*referee.noise_and_signal()), 1e-4)
+    compared = fast_jit(lambda *args: list(actual_and_expected(5, *args)))
+    for actual, expected in compared(params, x, y, Network(l2=0.01), None):
+        close(actual, expected, 1e-5)
 
 
 # Invariants
@@ -197,9 +201,8 @@ def test_a_weight_of_two_is_an_example_twice(x64):
     rows = jnp.array([0, 0, 1, 3, 4])
     weights = jnp.array([2.0, 1.0, 0.0, 1.0, 1.0])
     for name in ("clipped_gradient", "microbatches", "second_moment", "variance", "signal_to_noise"):
-        assert_close(
-            QUANTITIES[name](params, x, y, NET, w=weights), QUANTITIES[name](params, x[rows], y[rows], NET, w=None)
-        )
+        quantity = fast_jit(QUANTITIES[name])
+        assert_close(quantity(params, x, y, NET, w=weights), quantity(params, x[rows], y[rows], NET, w=None))
 
 
 def test_unbiased(x64):
@@ -207,7 +210,7 @@ def test_unbiased(x64):
     params, x, y = problem((3, 4, 2), n=5, dtype="float64")
     referee = Referee(params, x, y)
     pairs = jnp.array([(i, j) for i in range(5) for j in range(5)])
-    noise, signal = jax.vmap(lambda rows: per_example.noise_and_signal(params, x[rows], y[rows]))(pairs)
+    noise, signal = fast_jit(jax.vmap(lambda rows: per_example.noise_and_signal(params, x[rows], y[rows])))(pairs)
     assert_close(noise.mean(), jnp.sum(referee.variance()))
     assert_close(signal.mean(), jnp.sum(referee.mean**2))
 
@@ -295,20 +298,43 @@ def test_half_precision_squares_do_not_overflow():
 # Under JAX's transformations
 
 
+def test_sharded_inputs():
+    """Examples spread over four devices give what one device gives; the devices are those of a process of their own."""
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import jaxnet
+from helpers import assert_close
+from test_per_example import NET, QUANTITIES, fast_jit, problem
+params, x, y = problem((60, 3, 2), NET, n=8)
+mesh = jax.make_mesh((4,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
+rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
+spread = jax.device_put((x, y), rows)
+assert len(spread[0].devices()) == 4
+for name, quantity in QUANTITIES.items():
+    quantity = fast_jit(quantity)
+    assert_close(quantity(params, *spread, NET, w=None), quantity(params, x, y, NET, w=None), tolerance=1e-5)
+"""
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_jit_vmap_and_leading_axes(name, x64):
     quantity = QUANTITIES[name]
     params, x, y = problem((3, 4, 2), NET, n=6, dtype="float64")
     weights = jax.random.uniform(KEY, (6,))
     eager = quantity(params, x, y, NET, w=weights)
-    assert_close(jax.jit(quantity)(params, x, y, NET, w=weights), eager)
+    assert_close(fast_jit(quantity)(params, x, y, NET, w=weights), eager)
 
     members = jax.vmap(lambda key: jaxnet.init(key, (3, 4, 2)))(jax.random.split(KEY, 3))
-    mapped = jax.vmap(lambda params: quantity(params, x, y, NET, w=weights))(members)
+    mapped = fast_jit(jax.vmap(lambda params: quantity(params, x, y, NET, w=weights)))(members)
     second = jax.tree.map(lambda leaf: leaf[1], members)
     assert_close(jax.tree.map(lambda leaf: leaf[1], mapped), quantity(second, x, y, NET, w=weights))
 
-    shaped = quantity(params, x.reshape(2, 3, 3), y.reshape(2, 3, 2), NET, w=weights.reshape(2, 3))
+    shaped = fast_jit(quantity)(params, x.reshape(2, 3, 3), y.reshape(2, 3, 2), NET, w=weights.reshape(2, 3))
     assert_close(jax.tree.map(lambda a, b: a.reshape(b.shape), shaped, eager), eager)
 
 
