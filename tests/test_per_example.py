@@ -391,6 +391,15 @@ class TestPrivateGradient:
         covariance = noise.T @ noise / 20_000
         assert jnp.abs(covariance - jnp.eye(len(covariance))).max() < 0.06
 
+    def test_noise_of_a_layer_that_takes_several_blocks(self):
+        """Every entry gets noise of its own, once: rows of 1,000 are taken 65 at a time, and five are left over."""
+        params, x, y = problem((1000, 200))
+        draw = partial(per_example.private_gradient, params, x, y, key=KEY, bound=1.0)
+        noise = (draw(noise_multiplier=7.0)[1][0].weight - draw(noise_multiplier=0.0)[1][0].weight).ravel()
+        assert len(np.unique(noise)) > 0.9 * noise.size
+        assert float(noise.std()) == pytest.approx(1, rel=0.01)
+        assert float(noise.reshape(200, 1000).std(axis=1).max()) < 1.15
+
     def test_weights_are_absolute_and_at_most_one(self, x64):
         params, x, y = problem((3, 4, 2), n=4, dtype="float64")
         weights = jnp.array([1.0, 0.0, 0.5, 3.0])

