@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, graph, losses
+from jaxnet import activations, check, data, graph, losses, optimizers, per_example
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -39,6 +39,8 @@ __all__ = [
     "input_gradient",
     "losses",
     "make_step",
+    "optimizers",
+    "per_example",
     "sgd_step",
     "signals",
     "to_augmented",

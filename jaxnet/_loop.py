@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
+from jaxnet._numeric import wide
 from jaxnet.backprop import cost
 from jaxnet.network import Network
 from jaxnet.steps import Gradient, Metric, State, make_step
@@ -87,9 +88,9 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     def weighed_step(state: State, batch: Batch) -> tuple[State, tuple[Array, Array]]:
         state, metrics = step(state, batch)
         _, y, *weights = batch
-        wide = _wide(metrics["cost"].dtype)
-        share = jnp.sum(weights[0], dtype=wide) if weights else jnp.asarray(len(y), wide)
-        return state, (metrics["cost"].astype(wide), share)
+        dtype = wide(metrics["cost"].dtype)
+        share = jnp.sum(weights[0], dtype=dtype) if weights else jnp.asarray(len(y), dtype)
+        return state, (metrics["cost"].astype(dtype), share)
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         return lax.scan(weighed_step, state, rows_of(data, rows))
@@ -105,11 +106,6 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
             shares.append(part_shares.reshape(-1))
         costs, shares = jnp.concatenate(costs), jnp.concatenate(shares)
     return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
-
-
-def _wide(dtype: DTypeLike) -> DTypeLike:
-    """The dtype of an epoch's mean: at least float32, because half precision cannot count the examples."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 def _all_finite(tree: Any) -> Array:
@@ -172,7 +168,7 @@ def run(
         done = jnp.where(finite, loop.epoch + 1, loop.epoch)
         return Loop(done, state, loop.state, finite, best), history
 
-    names = {"cost": jax.ShapeDtypeStruct((), _wide(data[0].dtype))} | jax.eval_shape(
+    names = {"cost": jax.ShapeDtypeStruct((), wide(data[0].dtype))} | jax.eval_shape(
         lambda params: _measure(plan, net, params, data, validation), loop.state.params
     )
     history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}

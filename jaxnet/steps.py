@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,17 +20,21 @@ from jaxnet.network import Network, Params
 __all__ = ["State", "accuracy", "make_step", "sgd_step"]
 
 Gradient = Callable[..., tuple[Array, Any]]
-"""``(params, x, y, net[, weights]) -> (cost, grads)``: `backprop`, `autodiff`, or one of your own."""
+"""``(params, x, y, net[, weights]) -> (cost, grads)``: `backprop`, `autodiff`, or one of your own.
+
+One that draws random numbers has a parameter ``key``, and is called with a fresh one at every step.
+"""
 
 Metric = Callable[..., Array]
 """``(params, x, y, net) -> scalar``."""
 
 
 class State(NamedTuple):
-    """What a step carries: parameters and the optimizer's state."""
+    """What a step carries: parameters, the optimizer's state, and a key where the gradient draws random numbers."""
 
     params: Any
     opt_state: Any
+    key: Array | None = None
 
 
 def sgd_step(
@@ -68,12 +73,13 @@ def make_step(
     net
         Activations, loss and l2.
     gradient
-        ``(params, x, y, net[, weights]) -> (cost, grads)``.
+        ``(params, x, y, net[, weights]) -> (cost, grads)``. One that has a parameter ``key`` gets a fresh key at every
+        step, split from the state's.
 
     Returns
     -------
-    A function of ``State(params, opt_state)`` and a batch ``(x, y)`` or ``(x, y, weights)``; its metrics hold the
-    batch's "cost" before the step.
+    A function of ``State(params, opt_state)``, or ``State(params, opt_state, key)`` for a gradient that takes a key,
+    and a batch ``(x, y)`` or ``(x, y, weights)``; its metrics hold the batch's "cost" before the step.
 
     >>> import jax, jaxnet, optax
     >>> optimizer = optax.sgd(0.5)
@@ -84,22 +90,36 @@ def make_step(
     ['cost']
     """
     optimizer = optax.with_extra_args_support(optimizer)
+    random = takes_key(gradient)
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, dict[str, Array]]:
-        params, opt_state = state
+        params, opt_state, key = state
         x, y, *weights = batch
-        value, grads = _checked_gradient(gradient(params, x, y, net, *weights), params)
+        drawn = {}
+        if random:
+            if key is None:
+                raise TypeError("gradient takes a key, but state.key is None; give State(params, opt_state, key)")
+            key, drawn["key"] = jax.random.split(key)
+        value, grads = _checked_gradient(gradient(params, x, y, net, *weights, **drawn), params)
         updates, opt_state = optimizer.update(
             grads,
             opt_state,
             params,
             value=value,
             grad=grads,
-            value_fn=lambda params: gradient(params, x, y, net, *weights)[0],
+            value_fn=lambda params: gradient(params, x, y, net, *weights, **drawn)[0],
         )
-        return State(optax.apply_updates(params, updates), opt_state), {"cost": value}
+        return State(optax.apply_updates(params, updates), opt_state, key), {"cost": value}
 
     return step
+
+
+def takes_key(gradient: Gradient) -> bool:
+    """Whether a gradient function has a parameter ``key``, so that it draws random numbers."""
+    try:
+        return "key" in inspect.signature(gradient).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
 
 
 def _checked_gradient(found: Any, params: Any) -> tuple[Array, Any]:

@@ -21,7 +21,7 @@ from jaxnet._loop import CAPACITY, Batch, Best, Loop, Plan, replay, run
 from jaxnet._validate import check_batch, check_key, checked_count, describe
 from jaxnet.backprop import backprop
 from jaxnet.network import Network, Params, check_network
-from jaxnet.steps import Gradient, Metric, State
+from jaxnet.steps import Gradient, Metric, State, takes_key
 
 __all__ = ["NotFinite", "TrainResult", "train"]
 
@@ -77,7 +77,7 @@ def train(
     Parameters
     ----------
     key
-        A typed key, for the order of the examples.
+        A typed key, for the order of the examples, and for a gradient that draws random numbers.
     params
         A tuple of layers; it is copied, not changed.
     data
@@ -91,7 +91,8 @@ def train(
     batch_size
         Examples in a step: 1 is stochastic gradient descent, None is batch gradient descent.
     gradient
-        ``(params, x, y, net[, weights]) -> (cost, grads)``: `backprop` by hand, or `autodiff`, or your own.
+        ``(params, x, y, net[, weights]) -> (cost, grads)``: `backprop` by hand, or `autodiff`, or your own. One that
+        has a parameter ``key``, such as `jaxnet.per_example.private_gradient`, gets a fresh key at every step.
     validation
         Like ``data``, and finite. Its cost, as `cost` defines it (penalty included), is measured after every epoch.
     metrics
@@ -150,7 +151,9 @@ def train(
     l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size)
 
-    state = State(params, optimizer.init(params))
+    # Epochs count up from 0, and fold in their number for the order of the examples.
+    own = jax.random.fold_in(key, 2**32 - 1) if takes_key(gradient) else None
+    state = State(params, optimizer.init(params), own)
     best = None if patience is None else Best(jnp.asarray(jnp.inf, data[0].dtype), jnp.asarray(-1), state)
     # Copies, because the loop's buffers are donated: the caller keeps params, and none may be donated twice.
     loop = jax.tree.map(jnp.array, Loop(jnp.asarray(0), state, state, jnp.asarray(True), best))

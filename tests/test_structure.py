@@ -17,15 +17,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"_validate"},
+    {"_numeric", "_validate"},
     {"activations"},
     {"losses"},
     {"network"},
     {"backprop"},
+    {"per_example"},
     {"check"},
     {"graph"},
     {"data"},
     {"steps"},
+    {"optimizers"},
     {"_loop"},
     {"training"},
     {"plots"},
@@ -116,7 +118,7 @@ def test_importing_jaxnet_is_light():
 
 def public_objects():
     yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
-    for module in ("activations", "check", "data", "graph", "losses", "plots"):
+    for module in ("activations", "check", "data", "graph", "losses", "optimizers", "per_example", "plots"):
         module = importlib.import_module(f"jaxnet.{module}")
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
 
@@ -142,7 +144,10 @@ def test_every_public_definition_is_listed():
             and (inspect.isfunction(value) or inspect.isclass(value))
         }
         # Public to the other modules of the package, not to its users.
-        internal = {"forward_pass", "backward_pass", "output_delta", "contract", "check_network"}
+        internal = {
+            "add_penalty", "backward_pass", "check_network", "contract", "cost_of", "forward_pass", "in_structure_of",
+            "losses_of", "outer", "output_delta", "shares_of", "squared_norms", "takes_key", "weigh",
+        }  # fmt: skip
         assert defined - internal <= set(module.__all__), path
 
 

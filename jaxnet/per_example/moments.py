@@ -1,0 +1,167 @@
+"""How the examples' gradients are spread about their mean: entry by entry, and as one number, the noise scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxnet._numeric import add_up, total_square
+from jaxnet._validate import check_batch
+from jaxnet.backprop import Signals, add_penalty, contract, in_structure_of, shares_of, signals
+from jaxnet.network import Layer, Network, Params
+from jaxnet.per_example._layers import last_layer_first, outer_of_squares
+from jaxnet.per_example.gradients import squared_norms
+
+__all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
+
+
+def second_moment(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> Any:
+    """The mean over the examples of the squared gradient, entry by entry: the structure of params.
+
+    Σᵢ sᵢ gᵢ²,  sᵢ = wᵢ / Σ w;  of each layer: (s ⊙ δ²)ᵀ h² and Σᵢ sᵢ δᵢ²        Dangel, Kunstner & Hennig 2020
+
+    and with a penalty, of each weight also 2 l2 W (s ⊙ δ)ᵀ h + l2² W². It is the diagonal of the empirical Fisher
+    matrix. Parameters, and errors, as for `jaxnet.cost`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1), scheme="zeros")
+    >>> jaxnet.per_example.second_moment(params, *jaxnet.data.xor())[1].bias  # every δ is ±1/4
+    Array([0.0625], dtype=float32)
+    """
+    found, shares = _signals_and_shares(params, x, y, net, weights)
+    layers = _mean_of_squares(found, shares)
+    if net.penalised:
+        l2 = jnp.asarray(net.l2, layers[0].weight.dtype)
+        # The mean of (a + l2 W)² is that of a², and (mean a + l2 W)² less (mean a)².
+        layers = [
+            square._replace(weight=square.weight + l2 * layer.weight * (2 * mean.weight + l2 * layer.weight))
+            for square, mean, layer in zip(layers, _mean(found, shares), params, strict=True)
+        ]
+    return in_structure_of(params, layers)
+
+
+def variance(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> Any:
+    """The variance over the examples of the gradient, entry by entry: the structure of params.
+
+    Σᵢ sᵢ (gᵢ − g)² = Σᵢ sᵢ gᵢ² − g²,  sᵢ = wᵢ / Σ w
+
+    Of these examples themselves, as ``jnp.var``, not estimated for those they were drawn from: for that, divide by
+    1 − Σ s², which is 1 − 1/n for equal weights. The penalty does not vary and drops out. As the difference of two
+    means it has no digits where the spread is below √ε of the mean, and is 0 where rounding makes it negative.
+    Parameters, and errors, as for `jaxnet.cost`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1), scheme="zeros")
+    >>> jaxnet.per_example.variance(params, *jaxnet.data.xor())[1].bias  # δ is 1/4 twice and −1/4 twice
+    Array([0.0625], dtype=float32)
+    """
+    found, shares = _signals_and_shares(params, x, y, net, weights)
+    return in_structure_of(params, _variance(found, shares, _mean(found, shares)))
+
+
+def signal_to_noise(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> Any:
+    """The gradient's signal-to-noise ratio, entry by entry: the structure of params.
+
+    g² / Σᵢ sᵢ (gᵢ − g)²,  g the gradient of the cost        Liu et al. 2020
+
+    0 where both are zero, such as at the weights of a dead unit; infinite where only the variance is. Parameters, and
+    errors, as for `jaxnet.cost`; digits as for `variance`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1), scheme="zeros")
+    >>> jaxnet.per_example.signal_to_noise(params, *jaxnet.data.xor())[1].bias  # the examples cancel
+    Array([0.], dtype=float32)
+    """
+    found, shares = _signals_and_shares(params, x, y, net, weights)
+    mean = _mean(found, shares)
+    return jax.tree.map(
+        lambda g, var: jnp.where(g == 0, 0, g**2 / var),
+        in_structure_of(params, add_penalty(net, mean, params)),
+        in_structure_of(params, _variance(found, shares, mean)),
+    )
+
+
+def noise_and_signal(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """What `noise_scale` is the ratio of, (tr Σ, ‖G‖²), each without bias: two scalars.
+
+    Σ is the covariance of the gradient of one example, and G the gradient of the cost, both over the distribution that
+    the n examples were drawn from. With s = w / Σ w, and g the gradient of the cost on these examples:
+
+    tr Σ ≈ Σᵢ sᵢ ‖gᵢ − g‖² / (1 − Σ s²),  ‖G‖² ≈ ‖g‖² − Σ s² · tr Σ        (Σ s² = 1/n for equal weights)
+
+    Of one batch both are noisy, and ‖G‖² may come out negative where the noise hides the gradient. Average each of the
+    two over batches, and divide then: the mean of ratios is biased.
+
+    Parameters, and errors, as for `jaxnet.cost`; also ValueError for a single example, which has no spread.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1))
+    >>> noise, signal = jaxnet.per_example.noise_and_signal(params, *jaxnet.data.xor())
+    >>> bool(noise > 0)
+    True
+    """
+    found, shares = _signals_and_shares(params, x, y, net, weights)
+    n = math.prod(found.deltas[0].shape[:-1])
+    if n < 2:
+        raise ValueError(f"x has {n} example, expected at least 2: the noise is their spread")
+    mean = _mean(found, shares)
+    unpenalised = Network(net.hidden, net.output, net.loss)
+    squares = add_up(squared_norms(params, found, unpenalised))
+    shares = shares.astype(squares.dtype)
+    spread = jnp.sum(shares**2)
+    noise = (jnp.sum(shares * squares) - total_square(mean)) / (1 - spread)
+    signal = total_square(add_penalty(net, mean, params)) - spread * noise
+    return noise, signal
+
+
+def noise_scale(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> Array:
+    """The gradient noise scale tr Σ / ‖G‖², in examples: a scalar.
+
+    The simple noise scale of McCandlish, Kaplan, Amodei & the OpenAI Dota team 2018. Batches much smaller than it waste
+    steps, much larger ones waste examples. Estimated from n examples, by their two unbiased parts (`noise_and_signal`),
+    to be averaged over batches where one gives no clear answer: negative says that these examples are too few to see
+    the gradient for the noise. Parameters, and errors, as for `noise_and_signal`.
+
+    >>> import jax, jaxnet
+    >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1))
+    >>> x, y = jaxnet.data.moons(jax.random.key(1), 100)
+    >>> bool(jaxnet.per_example.noise_scale(params, x, y) > 0)
+    True
+    """
+    noise, signal = noise_and_signal(params, x, y, net, weights)
+    return noise / signal
+
+
+def _signals_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Signals, Array]:
+    """What the passes leave, and the share sᵢ of each example in a mean: (n,)."""
+    found = signals(params, x, y, net)
+    x, _, weights = check_batch(params, x, y, weights)
+    return found, jnp.broadcast_to(jnp.asarray(shares_of(x, weights), x.dtype), x.shape[:-1])
+
+
+def _mean(found: Signals, shares: Array) -> list[Layer]:
+    """The mean gradient of the losses."""
+    return contract(found.activations, tuple(delta * shares[..., None] for delta in found.deltas))
+
+
+def _mean_of_squares(found: Signals, shares: Array) -> list[Layer]:
+    return last_layer_first(lambda h, delta: outer_of_squares(delta**2 * shares[..., None], h), found)
+
+
+def _variance(found: Signals, shares: Array, mean: list[Layer]) -> list[Layer]:
+    return jax.tree.map(lambda square, g: jnp.maximum(square - g**2, 0), _mean_of_squares(found, shares), mean)
