@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, losses
+from jaxnet import activations, check, curvature, data, kernel, losses
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -30,14 +30,17 @@ __all__ = [
     "backprop",
     "check",
     "cost",
+    "curvature",
     "data",
     "forward",
     "forward_with_backprop",
     "from_augmented",
     "init",
     "input_gradient",
+    "kernel",
     "losses",
     "make_step",
+    "optimizers",
     "sgd_step",
     "signals",
     "to_augmented",

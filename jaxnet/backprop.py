@@ -55,7 +55,7 @@ def forward_pass(params: Params, x: Array, hidden: Activation, output: Activatio
     """
     activations, a = [x], x
     for layer, s in zip(params, [hidden] * (len(params) - 1) + [output], strict=True):
-        a = _weigh(activations[-1], layer.weight)
+        a = weigh(activations[-1], layer.weight)
         a = a + jnp.broadcast_to(layer.bias, a.shape)
         activations.append(s(a))
     return tuple(activations), a
@@ -89,7 +89,17 @@ def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...]) -> list[
     ]
 
 
-def _in_structure_of(params: Params, gradients: list[Layer]) -> Any:
+def add_penalty(net: Network, layers: list[Layer], v: Params) -> list[Layer]:
+    """Add l2 V to the weights: the gradient of the penalty where v is the parameters, its Hessian times v for any v."""
+    if not net.penalised:
+        return layers
+    return [
+        Layer(layer.weight + jnp.asarray(net.l2, layer.weight.dtype) * along.weight, layer.bias)
+        for layer, along in zip(layers, v, strict=True)
+    ]
+
+
+def in_structure_of(params: Params, gradients: list[Layer]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradients))
 
 
@@ -105,7 +115,7 @@ def _units_first(units: int, examples: tuple[int, ...]) -> bool:
     return jax.default_backend() == "cpu" and (units <= _NARROW or math.prod(examples) == 1)
 
 
-def _weigh(h: Array, weight: Array) -> Array:
+def weigh(h: Array, weight: Array) -> Array:
     """The product h Wᵀ: (..., inputs), (units, inputs) to (..., units)."""
     if _units_first(len(weight), h.shape[:-1]):
         return jnp.moveaxis(lax.optimization_barrier(jnp.tensordot(weight, h, axes=(1, h.ndim - 1))), 0, -1)
@@ -179,14 +189,14 @@ def cost(
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     activations, logits = forward_pass(params, x, net.hidden, net.output)
-    return _cost(params, _losses(net, activations[-1], logits, y), _shares(x, weights), net)
+    return _cost(params, _losses(net, activations[-1], logits, y), shares_of(x, weights), net)
 
 
 def _losses(net: Network, outputs: Array, logits: Array, y: Array) -> Array:
     return net.loss.value(outputs if net.loss.link is None else logits, y)
 
 
-def _shares(x: Array, weights: Array | None) -> Array | float:
+def shares_of(x: Array, weights: Array | None) -> Array | float:
     """The share of each example in the mean: wᵢ / Σ w, or 1/n; 0 where Σ w is 0."""
     if weights is None:
         return 1 / math.prod(x.shape[:-1])
@@ -244,19 +254,16 @@ def backprop(
     """
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
-    shares = _shares(x, weights)
+    shares = shares_of(x, weights)
     activations, logits = forward_pass(params, x, net.hidden, net.output)
     # Scaling the last delta scales every other one, because the backward pass is linear.
     last_delta = output_delta(net, activations[-1], logits, y) * (
         shares if weights is None else jnp.expand_dims(shares, -1)
     )
     deltas = backward_pass(params, activations, last_delta, net.hidden)
-    gradients = contract(activations, deltas)
-    if net.penalised:
-        l2 = jnp.asarray(net.l2, x.dtype)
-        gradients = [Layer(g.weight + l2 * layer.weight, g.bias) for g, layer in zip(gradients, params, strict=True)]
+    gradients = add_penalty(net, contract(activations, deltas), params)
     value = _cost(params, _losses(net, activations[-1], logits, y), shares, net)
-    return value, _in_structure_of(params, gradients)
+    return value, in_structure_of(params, gradients)
 
 
 def input_gradient(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) -> Array:
@@ -304,7 +311,7 @@ def _outputs_backward(hidden: Activation, output: Activation, saved: Any, output
     params, activations = saved
     last_delta = output.times_derivative(activations[-1], outputs_bar)
     deltas = backward_pass(params, activations, last_delta, hidden)
-    return _in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
+    return in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
 
 
 _outputs.defvjp(_outputs_forward, _outputs_backward)
