@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, curvature, data, kernel, losses
+from jaxnet import activations, check, curvature, data, kernel, losses, optimizers
 from jaxnet.backprop import (
     Signals,
     autodiff,

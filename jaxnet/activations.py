@@ -147,7 +147,9 @@ def _softmax_times_second_derivative(h: Array, c: Array, v: Array) -> Array:
     return along * (c - jnp.sum(h * c, axis=-1, keepdims=True)) - h * jnp.sum(along * c, axis=-1, keepdims=True)
 
 
-softmax = Activation("softmax", _softmax, _softmax_times_derivative, _softmax_times_second_derivative, elementwise=False)
+softmax = Activation(
+    "softmax", _softmax, _softmax_times_derivative, _softmax_times_second_derivative, elementwise=False
+)
 """hⱼ = e^(aⱼ) / Σₖ e^(aₖ) over the units of a layer, with ∂hⱼ/∂aₖ = hⱼ(δⱼₖ − hₖ).
 
 The second derivative is that of J(h) c = h ⊙ (c − ⟨h, c⟩) along ḣ = J(h) v: ḣ ⊙ (c − ⟨h, c⟩) − h⟨ḣ, c⟩.

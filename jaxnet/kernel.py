@@ -22,7 +22,7 @@ from jaxnet.network import Network, Params, check_network
 __all__ = ["empirical_ntk", "ntk_vp"]
 
 Derivatives = tuple[tuple[Array, ...], tuple[Array, ...]]
-"""The inputs h of every layer, (n, inputs), and D, the derivatives of every output by its pre-activations, (n, K, units)."""
+"""Of every layer, its inputs h, (n, inputs), and D, ∂ŷ by its pre-activations, (n, outputs, units)."""
 
 
 def empirical_ntk(
@@ -83,9 +83,7 @@ def empirical_ntk(
     return parts if whole == len(x1) else jnp.concatenate([parts, rows(x1[whole:])])
 
 
-def ntk_vp(
-    params: Params, x1: ArrayLike, v: ArrayLike, x2: ArrayLike | None = None, net: Network = Network()
-) -> Array:
+def ntk_vp(params: Params, x1: ArrayLike, v: ArrayLike, x2: ArrayLike | None = None, net: Network = Network()) -> Array:
     """The empirical neural tangent kernel times v, without forming either: Σⱼ Θᵢⱼ vⱼ, (n1, outputs).
 
     J₁ (J₂ᵀ v): one backward pass from v on x2 gives a direction of the parameters; one forward pass along it, on x1.
@@ -145,10 +143,10 @@ def _derivatives(params: Params, x: Array, net: Network) -> Derivatives:
 
 
 def _full(left: Derivatives, right: Derivatives) -> Array:
-    parts = [
-        jnp.einsum("iku,jmu->ikjm", d, e) * (h @ g.T + 1)[:, None, :, None]
-        for h, d, g, e in zip(*left, *right, strict=True)
-    ]
+    parts = []
+    for h, d, g, e in zip(*left, *right, strict=True):
+        products = d.reshape(-1, d.shape[2]) @ e.reshape(-1, e.shape[2]).T  # one product, faster than einsum's
+        parts.append(products.reshape(*d.shape[:2], *e.shape[:2]) * (h @ g.T + 1)[:, None, :, None])
     return jnp.swapaxes(sum(parts[1:], parts[0]), 1, 2)
 
 

@@ -64,7 +64,8 @@ def make_step(
     Parameters
     ----------
     optimizer
-        Any optax optimizer; those that ask for the cost or a line search get it.
+        Any optax optimizer. Those that ask for more than a gradient get it: ``value``, ``grad`` and ``value_fn``, the
+        cost, for line searches; ``batch`` and ``net``, for those of `jaxnet.optimizers`.
     net
         Activations, loss and l2.
     gradient
@@ -96,6 +97,8 @@ def make_step(
             value=value,
             grad=grads,
             value_fn=lambda params: gradient(params, x, y, net, *weights)[0],
+            batch=batch,
+            net=net,
         )
         return State(optax.apply_updates(params, updates), opt_state), {"cost": value}
 

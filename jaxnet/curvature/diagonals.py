@@ -81,9 +81,9 @@ def hessian_diagonal(
 def trace(
     params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
 ) -> Array:
-    """The trace of the Hessian of the cost, exact: the sum of `hessian_diagonal`, whose cost, arguments and errors it has.
+    """The trace of the Hessian of the cost, exact: the sum of `hessian_diagonal`, at its cost.
 
-    Where the network is deep and wide, `trace_estimate` is cheaper.
+    Arguments and errors as for `jaxnet.curvature.hvp`. Where the network is deep and wide, `trace_estimate` is cheaper.
     """
     return sum_of(hessian_diagonal(params, x, y, net, weights))
 
@@ -156,6 +156,6 @@ def _one_unit_at_a_time(passes: Passes) -> list[Array]:
 def _over_parameters(passes: Passes, q: list[Array]) -> Any:
     """The diagonal over parameters, (q)ᵀ(h²) and Σ q, from that over pre-activations; and the penalty's l2."""
     squares = tuple(h**2 for h in passes.activations)
-    layers = contract(squares, tuple(unit * passes.shares for unit in q))
+    layers = contract(squares, tuple(q))
     ones = [Layer(jnp.ones_like(layer.weight), layer.bias) for layer in passes.params]
     return in_structure_of(passes.params, add_penalty(passes.net, layers, ones))

@@ -33,8 +33,8 @@ def kfac(
 
     Aˡ = Σᵢ (wᵢ / Σ w) (hˡ⁻¹, 1)(hˡ⁻¹, 1)ᵀ,  Gˡ = Σᵢ (wᵢ / Σ w) Dˡᵀ M Dˡ        Martens & Grosse 2015
 
-    with D = ∂aᴸ/∂aˡ and M the Gauss-Newton matrix of the loss by the logits, exactly, by a backward pass for each output
-    (Botev, Ritter & Barber 2017) instead of sampled targets. Gˡ ⊗ Aˡ is the layer's block over the entries of [W | b],
+    with D = ∂aᴸ/∂aˡ and M the Gauss-Newton matrix of the loss by the logits: exact, by a backward pass for each output
+    (Botev, Ritter & Barber 2017), instead of sampled targets. Gˡ ⊗ Aˡ is the layer's block over the entries of [W | b],
     row by row, as if A and G were independent over the examples: exact for a single example, and for a single linear
     layer under squared error. The penalty is left out, because l2 on the weights alone is no Kronecker product.
 
@@ -50,6 +50,6 @@ def kfac(
     factors = []
     for h, d in zip(passes.activations, output_cotangents(passes), strict=False):
         inputs = jnp.concatenate([h, jnp.ones((n, 1), h.dtype)], axis=1)
-        curved = times_curvature(passes, loss_curvature, d) * passes.shares
+        curved = times_curvature(passes, loss_curvature, d)
         factors.append(Factors((inputs * passes.shares).T @ inputs, jnp.tensordot(d, curved, axes=((0, 1), (0, 1)))))
     return tuple(factors)

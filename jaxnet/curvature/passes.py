@@ -23,10 +23,10 @@ __all__ = ["Passes", "backward_along", "forward_along", "loss_curvature", "outpu
 
 
 class Passes(NamedTuple):
-    """What curvature is taken of: a network, a batch, and what the two passes leave.
+    """What curvature is taken of: a network, a batch, and what the two passes leave for its mean loss.
 
-    ``activations``, ``deltas``: those of `jaxnet.signals`, for examples in rows (n, units). ``logits``: aᴸ.
-    ``shares``: the share of each example in the mean, (n, 1) or one number.
+    ``activations``: those of `jaxnet.signals`, for examples in rows (n, units). ``deltas``: too, each example's times
+    its share in the mean, so that sums over examples are means. ``logits``: aᴸ. ``shares``: (n, 1), or one number.
     """
 
     params: Params
@@ -45,7 +45,8 @@ def run(params: Params, x: ArrayLike, y: ArrayLike, net: Network, weights: Array
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     shares = shares_of(x, None) if weights is None else shares_of(x, weights.reshape(-1, 1))
     activations, logits = forward_pass(params, x, net.hidden, net.output)
-    deltas = backward_pass(params, activations, output_delta(net, activations[-1], logits, y), net.hidden)
+    last_delta = output_delta(net, activations[-1], logits, y) * shares
+    deltas = backward_pass(params, activations, last_delta, net.hidden)
     return Passes(params, net, y, activations, logits, deltas, shares)
 
 
@@ -92,12 +93,13 @@ def backward_along(
 
 
 def loss_curvature(passes: Passes, v: Array) -> Array:
-    """The Gauss-Newton matrix of the loss as a function of the logits, times v: (n, outputs).
+    """The Gauss-Newton matrix of the mean loss as a function of the logits, times v: (n, outputs).
 
-    Jᵀ (∂²ℓ/∂z²) J v, J = ∂z/∂aᴸ, where z is what the loss takes: the logits themselves, or the outputs ŷ.
+    (wᵢ / Σ w) Jᵀ (∂²ℓ/∂z²) J v, J = ∂z/∂aᴸ, where z is what the loss takes: the logits themselves, or the outputs ŷ.
     """
     net, outputs = passes.net, passes.activations[-1]
     curvature = second_derivative(net.loss)
+    v = v * passes.shares
     if net.loss.link is not None:
         return curvature(passes.logits, passes.y, v)
     along = net.output.times_derivative(outputs, v)
@@ -105,9 +107,10 @@ def loss_curvature(passes: Passes, v: Array) -> Array:
 
 
 def output_delta_along(passes: Passes, v: Array) -> Array:
-    """R{δᴸ} where R{aᴸ} = v: the Hessian of the loss as a function of the logits, times v; (n, outputs)."""
+    """R{δᴸ} where R{aᴸ} = v: the Hessian of the mean loss as a function of the logits, times v; (n, outputs)."""
     net, outputs = passes.net, passes.activations[-1]
     curved = loss_curvature(passes, v)
     if net.loss.link is not None:
         return curved
-    return curved + second_derivative(net.output)(outputs, net.loss.derivative(outputs, passes.y), v)
+    output_bar = net.loss.derivative(outputs, passes.y) * passes.shares
+    return curved + second_derivative(net.output)(outputs, output_bar, v)

@@ -9,19 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._validate import check_direction, check_x
-from jaxnet.backprop import add_penalty, backward_pass, contract, in_structure_of
-from jaxnet.curvature.passes import (
-    Passes,
-    backward_along,
-    forward_along,
-    loss_curvature,
-    output_delta_along,
-    run,
-)
+from jaxnet.backprop import add_penalty, backward_pass, contract, in_structure_of, signals, weigh
+from jaxnet.curvature.passes import backward_along, forward_along, loss_curvature, output_delta_along, run
 from jaxnet.network import Layer, Network, Params
 
 __all__ = ["empirical_fisher_vp", "fisher_vp", "ggn_operator", "ggn_vp", "hessian_operator", "hvp"]
@@ -73,7 +65,9 @@ def ggn_vp(
     return ggn_operator(params, x, y, net, weights)(v)
 
 
-def fisher_vp(params: Params, x: ArrayLike, v: Params, net: Network = Network(), weights: ArrayLike | None = None) -> Any:
+def fisher_vp(
+    params: Params, x: ArrayLike, v: Params, net: Network = Network(), weights: ArrayLike | None = None
+) -> Any:
     """The Fisher information of the network's own predictions times v, in the structure of params.
 
     F = Σᵢ (wᵢ / Σ w) E[∇ log p(y | xᵢ) ∇ log p(y | xᵢ)ᵀ] + l2,  y ~ p(y | xᵢ) = e^(−ℓ(zᵢ, y)) / Z        Amari 1998
@@ -99,10 +93,11 @@ def empirical_fisher_vp(
     """
     passes = run(params, x, y, net, weights)
     check_direction("v", v, params)
+    _, deltas = signals(params, passes.activations[0], passes.y, net)
     slopes = jnp.zeros((len(passes.y), 1), passes.y.dtype)
-    for h, delta, along in zip(passes.activations, passes.deltas, v, strict=False):
-        slopes += jnp.sum((h @ along.weight.T) * delta, axis=-1, keepdims=True) + (delta @ along.bias)[:, None]
-    deltas = tuple(delta * (slopes * passes.shares) for delta in passes.deltas)
+    for h, delta, along in zip(passes.activations, deltas, v, strict=False):
+        slopes += jnp.sum((weigh(h, along.weight) + along.bias[None]) * delta, axis=-1, keepdims=True)
+    deltas = tuple(delta * slopes for delta in passes.deltas)
     return in_structure_of(params, add_penalty(net, contract(passes.activations, deltas), v))
 
 
@@ -110,12 +105,12 @@ def hessian_operator(
     params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
 ) -> Operator:
     """``v -> hvp(params, x, y, v, net, weights)``, with the passes run once for all directions."""
-    passes = scaled(run(params, x, y, net, weights))
+    passes = run(params, x, y, net, weights)
 
     def operator(v: Params) -> Any:
         check_direction("v", v, params)
         pre_activations, moved = forward_along(params, v, passes.activations, net.hidden)
-        last_delta = output_delta_along(passes, pre_activations[-1]) * passes.shares
+        last_delta = output_delta_along(passes, pre_activations[-1])
         deltas = backward_along(passes, v, pre_activations, last_delta)
         first, *rest = contract(passes.activations, deltas)  # R{h⁰} = 0
         through = contract((*moved, passes.activations[-1]), passes.deltas[1:])
@@ -134,13 +129,8 @@ def ggn_operator(
     def operator(v: Params) -> Any:
         check_direction("v", v, params)
         pre_activations, _ = forward_along(params, v, passes.activations, net.hidden)
-        last_delta = loss_curvature(passes, pre_activations[-1]) * passes.shares
+        last_delta = loss_curvature(passes, pre_activations[-1])
         deltas = backward_pass(params, passes.activations, last_delta, net.hidden)
         return in_structure_of(params, add_penalty(net, contract(passes.activations, deltas), v))
 
     return operator
-
-
-def scaled(passes: Passes) -> Passes:
-    """The passes with each example's deltas scaled by its share, so that sums over examples are means."""
-    return passes._replace(deltas=tuple(delta * passes.shares for delta in passes.deltas))

@@ -1,0 +1,6 @@
+"""Optimizers built on what the two passes leave, as optax gradient transformations for `jaxnet.train`."""
+
+from jaxnet.optimizers.kfac import kfac
+from jaxnet.optimizers.levenberg_marquardt import levenberg_marquardt
+
+__all__ = ["kfac", "levenberg_marquardt"]
