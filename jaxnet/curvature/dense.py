@@ -54,8 +54,8 @@ class StationaryPoint:
     ``eigenvalues``: of the Hessian, ascending, (P,). ``tolerance``: those within ± this cannot be told from zero.
     ``index``: how many are below it, the directions that descend. ``nullity``: how many are within it.
     ``gradient_norm``: ‖∇J‖. ``displacement``: how far, to first order, the stationary point is: the length of the
-    Newton step along eigenvectors whose eigenvalues are not zero, relative to ‖θ‖. ``stationary``: whether the
-    gradient within the null directions is rounding, and the displacement is at most the root of the machine's precision.
+    Newton step along eigenvectors whose eigenvalues are not zero, relative to ‖θ‖. ``stationary``: whether that is
+    at most the root of the machine's precision, and the gradient along the other eigenvectors no more than rounding.
     """
 
     eigenvalues: Array

@@ -34,7 +34,8 @@ def levenberg_marquardt(damping: float = 1.0, iterations: int | None = None) -> 
     (Yamashita & Fukushima 2001).
 
     Its update needs more than a gradient: `jaxnet.make_step` and `jaxnet.train` pass it ``batch``, ``net``, ``value``
-    and ``value_fn``. The gradient function must give the cost's gradient, as `backprop` and `autodiff` do. Use 64-bit mode for costs below the square of float32's precision, 1e-14.
+    and ``value_fn``. The gradient function must give the cost's gradient, as `backprop` and `autodiff` do. Costs
+    below the square of float32's precision, 1e-14, need 64-bit mode.
 
     Parameters
     ----------
