@@ -42,6 +42,10 @@ def case(net, *, sizes=SIZES, n=4, dtype="float64", seed=1, scale=1.0):
     return params, x, y, v, jax.random.uniform(jax.random.key(seed), (n,), dtype)
 
 
+def kind(net):
+    return net.hidden, net.output, net.loss
+
+
 def l2_matrix(params, net):
     return jnp.diag(flat([Layer(net.l2 * jnp.ones_like(w), jnp.zeros_like(b)) for w, b in params]))
 
