@@ -90,13 +90,19 @@ def make_step(
         params, opt_state = state
         x, y, *weights = batch
         value, grads = _checked_gradient(gradient(params, x, y, net, *weights), params)
+
+        # A line search hands on all that it is given, so that the cost has to take it.
+        def value_fn(params: Any, batch: tuple[Array, ...] = batch, net: Network = net) -> Array:
+            x, y, *weights = batch
+            return gradient(params, x, y, net, *weights)[0]
+
         updates, opt_state = optimizer.update(
             grads,
             opt_state,
             params,
             value=value,
             grad=grads,
-            value_fn=lambda params: gradient(params, x, y, net, *weights)[0],
+            value_fn=value_fn,
             batch=batch,
             net=net,
         )
