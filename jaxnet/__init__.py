@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, graph, losses, optimizers, per_example
+from jaxnet import activations, check, curvature, data, graph, kernel, losses, optimizers, per_example
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -30,6 +30,7 @@ __all__ = [
     "backprop",
     "check",
     "cost",
+    "curvature",
     "data",
     "forward",
     "forward_with_backprop",
@@ -37,6 +38,7 @@ __all__ = [
     "graph",
     "init",
     "input_gradient",
+    "kernel",
     "losses",
     "make_step",
     "optimizers",

@@ -173,6 +173,30 @@ def check_batch(
     return x, y, weights
 
 
+def check_direction(name: str, v: Any, params: Any) -> None:
+    """Raise unless ``v`` is a tuple or list of layers with the shapes and the dtype of the parameters."""
+    if not isinstance(v, (tuple, list)) or len(v) != len(params) or not all(_is_layer(layer) for layer in v):
+        came = f"{describe(v)} of {len(v)}" if isinstance(v, (tuple, list)) else describe(v)
+        raise TypeError(f"{name} is {came}, expected a tuple of {len(params)} jaxnet.Layer, like params")
+    for i, (layer, expected) in enumerate(zip(v, params, strict=True)):
+        for field, leaf in layer._asdict().items():
+            here, like = f"{name}[{i}].{field}", getattr(expected, field)
+            check_floating(here, leaf)
+            if leaf.shape != like.shape:
+                raise ValueError(f"{here} has shape {leaf.shape}, expected {like.shape} as params[{i}].{field}")
+            check_same_dtype(here, leaf, like)
+
+
+def checked_array(name: str, value: Any, shape: tuple[int, ...], weight: Array) -> Array:
+    """An array of ``shape`` and of the dtype of the parameters."""
+    array = _as_array(name, value)
+    check_floating(name, array)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    check_same_dtype(name, array, weight)
+    return array
+
+
 def check_floating(name: str, array: Any) -> None:
     """Raise unless ``array`` is an array of floats."""
     dtype = getattr(array, "dtype", None)

@@ -1,6 +1,6 @@
-"""Activations h = s(a), each with its derivative written by hand.
+"""Activations h = s(a), each with its two derivatives written by hand.
 
-The derivative is a function of the activation h alone, as in the lecture's s′(a) = h(1 − h). So a forward pass
+The derivatives are functions of the activation h alone, as in the lecture's s′(a) = h(1 − h). So a forward pass
 needs to keep nothing but the activations.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["Activation", "identity", "relu", "sigmoid", "softmax", "softplus", "
 
 @dataclass(frozen=True)
 class Activation:
-    """A function h = s(a) from pre-activations (..., units) to activations (..., units), and its derivative.
+    """A function h = s(a) from pre-activations (..., units) to activations (..., units), and its derivatives.
 
     Parameters
     ----------
@@ -30,6 +30,11 @@ class Activation:
         ``(h, v) -> J v``, with J = ∂h/∂a of one example and v of the shape of h. J must be symmetric: diagonal
         for a function that acts on each unit by itself, and for softmax J = diag(h) − h hᵀ. So the same product
         carries a derivative back to the pre-activations (Jᵀv) and a direction forward (Jv).
+    times_second_derivative
+        ``(h, c, v) -> (Σₖ cₖ ∂²hₖ/∂a²) v``, symmetric in c and v, which have the shape of h; s″(a) ⊙ c ⊙ v for a
+        function that acts on each unit by itself. Only curvature needs it; None where there is none to give.
+    elementwise
+        Whether it acts on each unit by itself, so that J is diagonal. Softmax does not.
 
     An activation is called like a function. One of your own needs a derivative that can be written in terms of h:
 
@@ -42,6 +47,8 @@ class Activation:
     name: str
     value: Callable[[Array], Array] = field(repr=False)
     times_derivative: Callable[[Array, Array], Array] = field(repr=False)
+    times_second_derivative: Callable[[Array, Array, Array], Array] | None = field(default=None, repr=False)
+    elementwise: bool = field(default=True, repr=False)
 
     def __call__(self, a: Array) -> Array:
         """The activations h = s(a)."""
@@ -59,8 +66,12 @@ def _sigmoid_times_derivative(h: Array, v: Array) -> Array:
     return v * (h * (1 - h))
 
 
-sigmoid = Activation("sigmoid", _sigmoid, _sigmoid_times_derivative)
-"""The logistic function h = 1 / (1 + e⁻ᵃ), with h′ = h(1 − h)."""
+def _sigmoid_times_second_derivative(h: Array, c: Array, v: Array) -> Array:
+    return c * v * (h * (1 - h) * (1 - 2 * h))
+
+
+sigmoid = Activation("sigmoid", _sigmoid, _sigmoid_times_derivative, _sigmoid_times_second_derivative)
+"""The logistic function h = 1 / (1 + e⁻ᵃ), with h′ = h(1 − h) and h″ = h(1 − h)(1 − 2h)."""
 
 
 def _tanh(a: Array) -> Array:
@@ -71,8 +82,12 @@ def _tanh_times_derivative(h: Array, v: Array) -> Array:
     return v * ((1 - h) * (1 + h))
 
 
-tanh = Activation("tanh", _tanh, _tanh_times_derivative)
-"""h = tanh a, with h′ = 1 − h² = (1 − h)(1 + h): the product keeps its digits where h is near ±1."""
+def _tanh_times_second_derivative(h: Array, c: Array, v: Array) -> Array:
+    return c * v * (-2 * h * ((1 - h) * (1 + h)))
+
+
+tanh = Activation("tanh", _tanh, _tanh_times_derivative, _tanh_times_second_derivative)
+"""h = tanh a, with h′ = 1 − h² = (1 − h)(1 + h) and h″ = −2h h′: the product keeps its digits where h is near ±1."""
 
 
 def _relu(a: Array) -> Array:
@@ -83,8 +98,12 @@ def _relu_times_derivative(h: Array, v: Array) -> Array:
     return jnp.where(h > 0, v, jnp.zeros_like(v))
 
 
-relu = Activation("relu", _relu, _relu_times_derivative)
-"""h = max(a, 0), with h′ = 1 where a > 0 and 0 elsewhere; 0 at the kink a = 0, as in ``jax.nn.relu``."""
+def _no_curvature(h: Array, _c: Array, _v: Array) -> Array:
+    return jnp.zeros_like(h)
+
+
+relu = Activation("relu", _relu, _relu_times_derivative, _no_curvature)
+"""h = max(a, 0), with h′ = 1 where a > 0 and 0 elsewhere; 0 at the kink a = 0, as in ``jax.nn.relu``; h″ = 0."""
 
 
 def _softplus(a: Array) -> Array:
@@ -95,8 +114,12 @@ def _softplus_times_derivative(h: Array, v: Array) -> Array:
     return v * -jnp.expm1(-h)
 
 
-softplus = Activation("softplus", _softplus, _softplus_times_derivative)
-"""h = log(1 + eᵃ), with h′ = 1 / (1 + e⁻ᵃ) = 1 − e⁻ʰ."""
+def _softplus_times_second_derivative(h: Array, c: Array, v: Array) -> Array:
+    return c * v * (-jnp.expm1(-h) * jnp.exp(-h))
+
+
+softplus = Activation("softplus", _softplus, _softplus_times_derivative, _softplus_times_second_derivative)
+"""h = log(1 + eᵃ), with h′ = 1 / (1 + e⁻ᵃ) = 1 − e⁻ʰ and h″ = (1 − e⁻ʰ) e⁻ʰ."""
 
 
 def _identity(a: Array) -> Array:
@@ -107,7 +130,7 @@ def _identity_times_derivative(_: Array, v: Array) -> Array:
     return v
 
 
-identity = Activation("identity", _identity, _identity_times_derivative)
+identity = Activation("identity", _identity, _identity_times_derivative, _no_curvature)
 """h = a, with h′ = 1: a linear layer."""
 
 
@@ -119,5 +142,15 @@ def _softmax_times_derivative(h: Array, v: Array) -> Array:
     return h * (v - jnp.sum(h * v, axis=-1, keepdims=True))
 
 
-softmax = Activation("softmax", _softmax, _softmax_times_derivative)
-"""hⱼ = e^(aⱼ) / Σₖ e^(aₖ) over the units of a layer, with ∂hⱼ/∂aₖ = hⱼ(δⱼₖ − hₖ)."""
+def _softmax_times_second_derivative(h: Array, c: Array, v: Array) -> Array:
+    along = _softmax_times_derivative(h, v)
+    return along * (c - jnp.sum(h * c, axis=-1, keepdims=True)) - h * jnp.sum(along * c, axis=-1, keepdims=True)
+
+
+softmax = Activation(
+    "softmax", _softmax, _softmax_times_derivative, _softmax_times_second_derivative, elementwise=False
+)
+"""hⱼ = e^(aⱼ) / Σₖ e^(aₖ) over the units of a layer, with ∂hⱼ/∂aₖ = hⱼ(δⱼₖ − hₖ).
+
+The second derivative is that of J(h) c = h ⊙ (c − ⟨h, c⟩) along ḣ = J(h) v: ḣ ⊙ (c − ⟨h, c⟩) − h⟨ḣ, c⟩.
+"""

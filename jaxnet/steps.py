@@ -69,7 +69,8 @@ def make_step(
     Parameters
     ----------
     optimizer
-        Any optax optimizer; those that ask for the cost or a line search get it.
+        Any optax optimizer. Those that ask for more than a gradient get it: ``value``, ``grad`` and ``value_fn``, the
+        cost, for line searches; ``batch`` and ``net``, for those of `jaxnet.optimizers`.
     net
         Activations, loss and l2.
     gradient
@@ -101,13 +102,21 @@ def make_step(
                 raise TypeError("gradient takes a key, but state.key is None; give State(params, opt_state, key)")
             key, drawn["key"] = jax.random.split(key)
         value, grads = _checked_gradient(gradient(params, x, y, net, *weights, **drawn), params)
+
+        # A line search hands on all that it is given, so that the cost has to take it.
+        def value_fn(params: Any, batch: tuple[Array, ...] = batch, net: Network = net) -> Array:
+            x, y, *weights = batch
+            return gradient(params, x, y, net, *weights, **drawn)[0]
+
         updates, opt_state = optimizer.update(
             grads,
             opt_state,
             params,
             value=value,
             grad=grads,
-            value_fn=lambda params: gradient(params, x, y, net, *weights, **drawn)[0],
+            value_fn=value_fn,
+            batch=batch,
+            net=net,
         )
         return State(optax.apply_updates(params, updates), opt_state, key), {"cost": value}
 

@@ -25,11 +25,28 @@ def test_jacobian_is_symmetric(s, x64):
 
 
 @pytest.mark.parametrize("s", ACTIVATIONS.values(), ids=name_of)
+def test_second_derivative_is_that_of_the_derivative(s, dtype):
+    a = jax.random.normal(jax.random.key(0), (20, 6), dtype) * 3
+    c, v = jax.random.normal(jax.random.key(1), (2, 20, 6), dtype)
+    _, expected = jax.jvp(jax.grad(lambda a: jnp.sum(s(a) * c)), (a,), (v,))
+    assert_close(s.times_second_derivative(s(a), c, v), expected)
+    assert_close(s.times_second_derivative(s(a), v, c), expected)
+
+
+@pytest.mark.parametrize("s", ACTIVATIONS.values(), ids=name_of)
+def test_elementwise_means_a_diagonal_jacobian(s, x64):
+    h = s(jax.random.normal(jax.random.key(0), (5,)))
+    jacobian = jax.vmap(lambda v: s.times_derivative(h, v))(jnp.eye(5))
+    assert s.elementwise == bool((jacobian == jnp.diag(jnp.diag(jacobian))).all())
+
+
+@pytest.mark.parametrize("s", ACTIVATIONS.values(), ids=name_of)
 def test_finite_far_out(s, dtype):
     a = jnp.asarray(POINTS, dtype)
     h = s(a)
     assert jnp.isfinite(h).all()
     assert jnp.isfinite(s.times_derivative(h, jnp.ones_like(h))).all()
+    assert jnp.isfinite(s.times_second_derivative(h, jnp.ones_like(h), jnp.ones_like(h))).all()
     assert h.dtype == dtype
 
 

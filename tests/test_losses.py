@@ -22,6 +22,14 @@ def test_derivative_is_that_of_the_value(loss, dtype):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=name_of)
+def test_second_derivative_is_that_of_the_derivative(loss, dtype):
+    z, v = jax.random.normal(jax.random.key(0), (2, 20, 6), dtype) * 3
+    y = targets((20, 6), dtype) * 2  # they need not sum to one
+    _, expected = jax.jvp(jax.grad(lambda z: loss.value(z, y).sum()), (z,), (v,))
+    assert_close(loss.times_second_derivative(z, y, v), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=name_of)
 def test_zero_exactly_at_the_target(loss):
     y = jnp.array([[0.0, 1.0, 0.0]])
     z = y if loss.link is None else jnp.where(y > 0, 1000.0, -1000.0)

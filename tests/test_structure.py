@@ -26,8 +26,10 @@ ROWS = [
     {"check"},
     {"graph"},
     {"data"},
-    {"steps"},
+    {"curvature"},
+    {"kernel"},
     {"optimizers"},
+    {"steps"},
     {"_loop"},
     {"training"},
     {"plots"},
@@ -118,7 +120,9 @@ def test_importing_jaxnet_is_light():
 
 def public_objects():
     yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
-    for module in ("activations", "check", "data", "graph", "losses", "optimizers", "per_example", "plots"):
+    for module in (
+        "activations", "check", "curvature", "data", "graph", "kernel", "losses", "optimizers", "per_example", "plots",
+    ):  # fmt: skip
         module = importlib.import_module(f"jaxnet.{module}")
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
 
@@ -146,7 +150,8 @@ def test_every_public_definition_is_listed():
         # Public to the other modules of the package, not to its users.
         internal = {
             "add_penalty", "backward_pass", "check_network", "contract", "cost_of", "forward_pass", "in_structure_of",
-            "losses_of", "outer", "output_delta", "shares_of", "squared_norms", "takes_key", "weigh",
+            "losses_of", "on_vectors", "outer", "output_cotangents", "output_delta", "second_derivative", "shares_of",
+            "squared_norms", "sum_of", "takes_key", "times_curvature", "weigh",
         }  # fmt: skip
         assert defined - internal <= set(module.__all__), path
 
