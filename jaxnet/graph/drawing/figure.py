@@ -101,9 +101,14 @@ class _Canvas:
         for title, r in self.scene.frames:
             r = self.moved(r)
             self.rectangle(r, radius=6, zorder=1, facecolor=(0.0, 0.0, 0.0, 0.04), edgecolor="#aaaaaa", linewidth=0.8)
-            ground = Rectangle(r.x + 5, r.y + r.height - 15, measured(title, SMALL, bold=True) + 6, 12)
-            self.rectangle(ground, radius=2, zorder=2.2, facecolor="#f5f5f5", edgecolor="none")
-            self.write(r.x + 8, r.y + r.height - 9, title, SMALL, GREY, bold=True)
+            left, y, width = r.x + 8, r.y + r.height - 9, measured(title, SMALL, bold=True)
+            right = r.x + r.width - 8 - width
+            crossed = any(
+                abs(self.bottom + b - y) < 12 and left - 4 < self.left + a < left + width + 4
+                for way in self.scene.ways.values()
+                for a, b in way
+            )
+            self.write(max(right, left) if crossed else left, y, title, SMALL, GREY, bold=True)
 
     def draw_links(self) -> None:
         for link, points in self.scene.ways.items():
