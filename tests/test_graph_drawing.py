@@ -437,6 +437,19 @@ def test_products(spec, label):
     assert label in texts(g.draw())
 
 
+@pytest.mark.parametrize(
+    ("f", "label"),
+    [
+        (lambda x: x[1], "x[1]"),
+        (lambda x: x[1:], "x[1:3]"),
+        (lambda x: x[:, 1], "x[:, 1]"),
+        (lambda x: jax.lax.slice(x, (0, 0), (3, 4), (2, 1)), "x[0:3:2]"),
+    ],
+)
+def test_slices(f, label):
+    assert label in texts(graph.trace(lambda x: jnp.sum(f(x)))(jnp.ones((3, 4))).draw())
+
+
 def test_sums_name_their_axes_where_some_are_left():
     g = graph.trace(lambda x: jnp.sum(jnp.sum(x, axis=(0, 2))))(jnp.ones((2, 3, 4)))
     assert {"Σ x, axes 0 2", "Σ v₁"} <= set(texts(g.draw()))
