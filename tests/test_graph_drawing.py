@@ -385,6 +385,19 @@ def test_large_graphs_are_folded():
     assert len(plan(many(), depth=9).boxes) == 80 + 79 * 4
 
 
+def test_a_folded_box_with_the_result_shows_it():
+    def f(x):
+        y = jnp.sin(x)
+        with jax.named_scope("loss"):
+            return (2 * y) ** 2
+
+    g = graph.trace(f)(2.0)
+    found = texts(g.draw(depth=0))
+    assert {"loss", "2 operations", f"→ {compact(g.value)}", "← 1"} <= set(found)
+    assert "loss #40;2 nodes#41;" in g.to_mermaid(depth=0)
+    assert "← 1<" in g.to_mermaid(depth=0)
+
+
 def test_a_frame_is_opened_where_forty_boxes_allow():
     titles = [box.title for box in plan(recurrent(20)).boxes]
     assert len(titles) <= MOST_BOXES
@@ -477,6 +490,13 @@ def test_arrays_are_given_by_their_norm():
     assert compact(jnp.full(4, 3e38, jnp.float32)) == "‖6e38‖"
     assert compact(None) == ""
     assert clipped("a" * 40) == "…" + "a" * 27
+
+
+def test_empty_and_complex_arrays_are_drawn():
+    g = graph.trace(lambda x, z: jnp.sum(x) + jnp.sum(jnp.abs(z * z)))(jnp.ones((0, 3)), jnp.ones(3) + 1j)
+    assert "0×3" in texts(g.draw())
+    test_nothing_overlaps_and_all_goes_forward(g, {}, "right")
+    assert "‖2.449‖" in str(g)
 
 
 def test_values_without_numbers():

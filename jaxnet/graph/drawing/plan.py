@@ -96,6 +96,11 @@ class Plan:
     boxes: list[Box]
     links: list[Link]
 
+    def result_in(self, box: Box) -> Node | None:
+        """The result of the program, where a box holds one and no more."""
+        results = [node for node in box.nodes if node in self.graph.outputs]
+        return results[0] if len(results) == 1 else None
+
 
 def plan(graph: Graph, *, depth: int | None = None, plumbing: bool = False) -> Plan:
     """Choose what is shown. Scopes are open down to ``depth``, or, with None, as far as about 40 boxes allow."""
