@@ -493,7 +493,7 @@ def test_arrays_are_given_by_their_norm():
 
 
 def test_empty_and_complex_arrays_are_drawn():
-    g = graph.trace(lambda x, z: jnp.sum(x) + jnp.sum(jnp.abs(z * z)))(jnp.ones((0, 3)), jnp.ones(3) + 1j)
+    g = graph.trace(lambda x, z: jnp.sum(x) + jnp.sum(jnp.abs(z * z)))(jnp.ones((0, 3)), jnp.full(3, 1 + 1j))
     assert "0×3" in texts(g.draw())
     test_nothing_overlaps_and_all_goes_forward(g, {}, "right")
     assert "‖2.449‖" in str(g)
