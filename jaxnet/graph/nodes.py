@@ -346,12 +346,17 @@ class Graph:
         ------
         ImportError
             If rich is missing.
+        ValueError
+            If ``rows`` is not a positive integer or None.
         """
+        if rows is not None and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
+            raise ValueError(f"rows is {rows!r}, expected the most rows to print, 1 or more, or None for all")
+        from jaxnet.graph.drawing.table import rich_table
+
         try:
-            from jaxnet.graph.drawing.table import rich_table
+            return rich_table(self, rows)
         except ImportError as error:
             raise ImportError("table() needs rich: pip install jaxnet[experiments], or use str(graph)") from error
-        return rich_table(self, rows)
 
     def __str__(self) -> str:
         from jaxnet.graph.drawing.table import plain_table

@@ -12,6 +12,7 @@ from matplotlib.textpath import text_to_path
 
 from jaxnet.graph.drawing.labels import compact, is_opaque, shape
 from jaxnet.graph.drawing.plan import Box, Link, Plan
+from jaxnet.graph.nodes import Node
 
 __all__ = [
     "Direction",
@@ -97,16 +98,25 @@ def faced(box: Box, plan: Plan) -> Face:
     """The face of a box."""
     node = box.node
     if node is None:
-        several = [plan.names.name(one) for one in box.nodes]
-        what = ", ".join(several[:2]) + (", …" if len(several) > 2 else "")
-        operations = sum(one.equation is not None for one in box.nodes)
-        note = f"{operations} operation{'s' * (operations > 1)}" if operations else what
-        return Face(drawable(box.title), "", drawable(note), None, None)
+        return _with_numbers(drawable(box.title), "", drawable(_contents(box, plan)), plan.result_in(box))
     name, expression = (drawable(part) for part in plan.names.equation(node))
-    if is_opaque(node.value):
-        return Face(name, expression, f"{node.value.dtype} {shape(node.value)}".strip(), None, None)
-    gradient = None if node.gradient is None or is_opaque(node.gradient) else np.asarray(node.gradient)
-    return Face(name, expression, shape(node.value), np.asarray(node.value), gradient)
+    kind = f"{node.value.dtype} " if is_opaque(node.value) else ""
+    return _with_numbers(name, expression, kind + shape(node.value), node)
+
+
+def _contents(box: Box, plan: Plan) -> str:
+    """How many operations a folded box holds, or which arguments."""
+    operations = sum(node.equation is not None for node in box.nodes)
+    if operations:
+        return f"{operations} operation{'s' * (operations > 1)}"
+    return ", ".join(plan.names.name(node) for node in box.nodes[:2]) + ", …" * (len(box.nodes) > 2)
+
+
+def _with_numbers(name: str, expression: str, note: str, node: Node | None) -> Face:
+    if node is None or is_opaque(node.value):
+        return Face(name, expression, note, None, None)
+    gradient = None if node.gradient is None else np.asarray(node.gradient)
+    return Face(name, expression, note, np.asarray(node.value), gradient)
 
 
 def map_size(value: np.ndarray) -> tuple[float, float]:

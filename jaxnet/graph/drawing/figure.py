@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,12 @@ class _Canvas:
         for title, r in self.scene.frames:
             r = self.moved(r)
             self.rectangle(r, radius=6, zorder=1, facecolor=(0.0, 0.0, 0.0, 0.04), edgecolor="#aaaaaa", linewidth=0.8)
-            ground = Rectangle(r.x + 5, r.y + r.height - 15, measured(title, SMALL, bold=True) + 6, 12)
-            self.rectangle(ground, radius=2, zorder=2.2, facecolor="#f5f5f5", edgecolor="none")
-            self.write(r.x + 8, r.y + r.height - 9, title, SMALL, GREY, bold=True)
+            y, width = r.y + r.height - 9, measured(title, SMALL, bold=True) + 6
+            ways = [(self.left + a, self.bottom + b) for way in self.scene.ways.values() for a, b in way]
+            crossing = sorted(a for a, b in ways if abs(b - y) < 12 and r.x < a < r.x + r.width)
+            gaps = list(itertools.pairwise([r.x + 3, *crossing, r.x + r.width]))
+            left = next((a for a, b in gaps if b - a > width), gaps[0][0])
+            self.write(left + 5, y, title, SMALL, GREY, bold=True)
 
     def draw_links(self) -> None:
         for link, points in self.scene.ways.items():

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jaxnet.graph.nodes import Graph, Node
 
-__all__ = ["Names", "clipped", "compact", "norm", "number", "shape", "source", "summary"]
+__all__ = ["Names", "clipped", "compact", "constants", "is_opaque", "norm", "number", "shape", "source", "summary"]
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # Okabe & Ito 2008: of values, and of gradients
 
@@ -112,6 +112,8 @@ def _written(node: Node, x: list[str]) -> str:
         return _product(node, x)
     if primitive == "transpose":
         return f"{x[0]}ᵀ" if params["permutation"] == (1, 0) else f"transpose {x[0]}"
+    if primitive == "slice":
+        return f"{x[0]}[{_slices(node)}]"
     if primitive == "select_n" and len(x) == 3:
         return f"where({x[0]}, {x[2]}, {x[1]})"
     if primitive == "convert_element_type":
@@ -125,6 +127,18 @@ def _bracketed(x: str) -> str:
 
 def _axes(axes: tuple[int, ...]) -> str:
     return f"axis {axes[0]}" if len(axes) == 1 else "axes " + " ".join(map(str, axes))
+
+
+def _slices(node: Node) -> str:
+    """The indices of a slice, without those at the end that take all."""
+    starts, ends, steps = (node.params[name] for name in ("start_indices", "limit_indices", "strides"))
+    parts = [
+        ":" if (a, b) == (0, size) and s == 1 else str(a) if b == a + 1 else f"{a}:{b}" + (f":{s}" if s != 1 else "")
+        for a, b, s, size in zip(starts, ends, steps or [1] * len(ends), node.operands[0].value.shape, strict=True)
+    ]
+    while len(parts) > 1 and parts[-1] == ":":
+        parts.pop()
+    return ", ".join(parts)
 
 
 def _product(node: Node, x: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, insort
+from bisect import bisect_right, insort
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["Size", "Spot", "order", "place_across"]
 
 GAP = 10.0
-SWEEPS, SETTLING = 24, 80
+SWEEPS, SETTLING, STILL = 24, 80, 0.2
 
 Key = Hashable
 
@@ -57,60 +57,58 @@ class Spot:
 
 def order(layers: list[list[Spot]]) -> None:
     """Sort each layer by the mean place of its neighbours, to and fro; keep the order with the fewest crossings."""
-    best, fewest = [list(layer) for layer in layers], _crossings(layers)
+    places: dict[int, float] = {id(spot): i for layer in layers for i, spot in enumerate(layer)}
+    best, fewest = [list(layer) for layer in layers], _crossings(layers, places)
     for sweep in range(SWEEPS):
         forward = sweep % 2 == 0
         for layer in layers[1:] if forward else layers[-2::-1]:
-            places = _places(layers)
             layer.sort(key=lambda spot: _mean_place(spot, places, forward=forward))
-        _exchange(layers)
-        found = _crossings(layers)
+            places |= {id(spot): i for i, spot in enumerate(layer)}
+        for layer in layers:
+            _exchange(layer, places)
+        found = _crossings(layers, places)
         if found < fewest:
             best, fewest = [list(layer) for layer in layers], found
+        if fewest == 0:
+            break
     for layer, members in zip(layers, best, strict=True):
         layer[:] = members
 
 
-def _places(layers: list[list[Spot]]) -> dict[int, float]:
-    return {id(spot): i for layer in layers for i, spot in enumerate(layer)}
+def _ends(sides: list[tuple[Spot, float, float]], places: Mapping[int, float]) -> list[float]:
+    """The places of neighbours; those on one item differ by where they meet it."""
+    return [places[id(other)] + 1e-3 * offset for other, offset, _ in sides]
 
 
 def _mean_place(spot: Spot, places: Mapping[int, float], *, forward: bool) -> float:
-    neighbours = spot.before if forward else spot.after
-    if not neighbours:
-        return places[id(spot)]
-    return sum(places[id(other)] + 1e-3 * offset for other, offset, _ in neighbours) / len(neighbours)
+    ends = _ends(spot.before if forward else spot.after, places)
+    return sum(ends) / len(ends) if ends else places[id(spot)]
 
 
-def _exchange(layers: list[list[Spot]]) -> None:
+def _exchange(layer: list[Spot], places: dict[int, float]) -> None:
     """Exchange neighbours in a layer where that has fewer crossings."""
+    ends = [(_ends(spot.before, places), _ends(spot.after, places)) for spot in layer]
+    for i in range(len(layer) - 1):
+        if _crossings_of(ends[i + 1], ends[i]) < _crossings_of(ends[i], ends[i + 1]):
+            layer[i], layer[i + 1] = layer[i + 1], layer[i]
+            ends[i], ends[i + 1] = ends[i + 1], ends[i]
+    places |= {id(spot): i for i, spot in enumerate(layer)}
+
+
+def _crossings_of(a: tuple[list[float], list[float]], b: tuple[list[float], list[float]]) -> int:
+    """Crossings of the links of a spot with those of the next one."""
+    return sum(p > q for side, other in zip(a, b, strict=True) for p in side for q in other)
+
+
+def _crossings(layers: list[list[Spot]], places: Mapping[int, float]) -> int:
+    total = 0
     for layer in layers:
-        places = _places(layers)
-        for i in range(len(layer) - 1):
-            a, b = layer[i], layer[i + 1]
-            if _crossings_of(b, a, places) < _crossings_of(a, b, places):
-                layer[i], layer[i + 1] = b, a
-
-
-def _crossings_of(a: Spot, b: Spot, places: Mapping[int, float]) -> int:
-    """Crossings of the links of a with those of b, where a stands before b."""
-    return sum(
-        places[id(p)] + 1e-3 * s > places[id(q)] + 1e-3 * t
-        for ps, qs in ((a.before, b.before), (a.after, b.after))
-        for p, s, _ in ps
-        for q, t, _ in qs
-    )
-
-
-def _crossings(layers: list[list[Spot]]) -> int:
-    places, total = _places(layers), 0
-    for layer in layers:
-        ends: list[float] = []
+        passed: list[float] = []
         for spot in layer:
-            found = [places[id(other)] + 1e-3 * offset for other, offset, _ in spot.after]
-            total += sum(len(ends) - bisect_left(ends, end + 1e-9) for end in found)
-            for end in found:
-                insort(ends, end)
+            ends = _ends(spot.after, places)
+            total += sum(len(passed) - bisect_right(passed, end) for end in ends)
+            for end in ends:
+                insort(passed, end)
     return total
 
 
@@ -119,29 +117,41 @@ def _crossings(layers: list[list[Spot]]) -> int:
 
 
 def place_across(layers: list[list[Spot]]) -> None:
-    """Near to the neighbours, under the order and the gaps, layer by layer, to and fro.
+    """Near to the neighbours, under the order and the gaps, layer by layer, to and fro, until that moves nothing.
 
     A long link keeps the place that it had in the layer before, so that it has few bends.
     """
     for layer in layers:
         _pack(layer, [0.0] * len(layer), [1.0] * len(layer))
+    spots = [spot for layer in layers for spot in layer]
+    pulls = [{id(spot): _pulls(spot, side) for spot in spots} for side in ("before", "after")]
+    before: list[float] = []
     for sweep in range(SETTLING + 1):
         forward = sweep % 2 == 0
+        one, other = pulls if forward else pulls[::-1]
         for layer in layers if forward else layers[::-1]:
             wanted, weights = [], []
             for spot in layer:
-                one_side = spot.before if forward else spot.after
-                sides = one_side if sweep < 4 or spot.is_way else spot.before + spot.after
-                pulls = [(_weight(spot, other), other.across + theirs - ours) for other, theirs, ours in sides]
-                weight = sum(w for w, _ in pulls)
-                wanted.append(sum(w * place for w, place in pulls) / weight if weight else spot.across)
+                found = one[id(spot)]
+                if sweep >= 4 and not spot.is_way:
+                    found = found + other[id(spot)]
+                weight = sum(pull[0] for pull in found)
+                middle = sum(w * (end.across + shift) for w, end, shift in found)
+                wanted.append(middle / weight if weight else spot.across)
                 weights.append(weight or 1e-3)
             _pack(layer, wanted, weights)
+        if forward:
+            now = [spot.across for spot in spots]
+            if sweep > 4 and max((abs(a - b) for a, b in zip(before, now, strict=True)), default=0.0) < STILL:
+                break
+            before = now
 
 
-def _weight(a: Spot, b: Spot) -> float:
-    """Long links are to be straight before all."""
-    return (1.0, 2.0, 8.0)[a.is_way + b.is_way]
+def _pulls(spot: Spot, side: str) -> list[tuple[float, Spot, float]]:
+    """Weights, neighbours, and how far from the middle of each this one wants to be. Long links are to be straight."""
+    return [
+        ((1.0, 2.0, 8.0)[spot.is_way + end.is_way], end, theirs - ours) for end, theirs, ours in getattr(spot, side)
+    ]
 
 
 def _pack(layer: list[Spot], wanted: list[float], weights: list[float]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, constants
+from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, constants, is_opaque
 from jaxnet.graph.drawing.scopes import Frame, down_to, scopes, shortened
 from jaxnet.graph.nodes import Edge, Graph, Node
 
@@ -37,8 +37,8 @@ class Use:
     @property
     def derivative(self) -> Any:
         """The local derivative where both ends are real numbers; else None."""
-        numbers = all(node.value.shape == () for edge in self.edges for node in (edge.operand, edge.result))
-        if not self.edges or not numbers:
+        values = [node.value for edge in self.edges for node in (edge.operand, edge.result)]
+        if not values or any(value.shape != () or is_opaque(value) for value in values):
             return None
         return reduce(np.multiply, (np.asarray(edge.derivative) for edge in self.edges))
 
@@ -95,6 +95,11 @@ class Plan:
     root: Open
     boxes: list[Box]
     links: list[Link]
+
+    def result_in(self, box: Box) -> Node | None:
+        """The result of the program, where a box holds one and no more."""
+        results = [node for node in box.nodes if node in self.graph.outputs]
+        return results[0] if len(results) == 1 else None
 
 
 def plan(graph: Graph, *, depth: int | None = None, plumbing: bool = False) -> Plan:
@@ -160,17 +165,19 @@ def _shown(graph: Graph, plumbing: bool) -> set[int]:
 def _uses(node: Node, shown: set[int]) -> Iterator[Use]:
     """How a node uses those that are shown, directly or through those that are not."""
     hidden: dict[int, Node] = {}
+    used: set[int] = set()
     for edge in node.edges:
         edges = [edge]
         while edges[0].operand.index not in shown and edges[0].operand.gradient is not None:
             edges.insert(0, next(inner for inner in edges[0].operand.edges if inner.operand.gradient is not None))
         operand = edges[0].operand
         if operand.index in shown:
+            used.add(operand.index)
             has_gradient = operand.gradient is not None and node.gradient is not None
             yield Use(operand, node, tuple(edges) if has_gradient else ())
         else:
             hidden[operand.index] = operand
-    yield from (Use(operand, node, ()) for operand in _behind(hidden, shown))
+    yield from (Use(operand, node, ()) for operand in _behind(hidden, shown) if operand.index not in used)
 
 
 def _behind(hidden: dict[int, Node], shown: set[int]) -> list[Node]:

@@ -19,9 +19,11 @@ def _lines(box: Box, plan: Plan) -> tuple[str, str, str]:
     """Title, value and gradient of a box."""
     node = box.node
     if node is None:
-        return f"{box.title} ({len(box.nodes)} nodes)", "", ""
-    name, expression = plan.names.equation(node)
-    title = f"{name} = {expression}" if expression else name
+        title, node = f"{box.title} ({len(box.nodes)} nodes)", plan.result_in(box)
+        if node is None:
+            return title, "", ""
+    else:
+        title = " = ".join(part for part in plan.names.equation(node) if part)
     size = f" ({shape(node.value)})" if node.value.ndim and not is_opaque(node.value) else ""
     gradient = "" if node.gradient is None else f"← {compact(node.gradient)}"
     return title + size, f"→ {compact(node.value)}", gradient
