@@ -113,7 +113,7 @@ def test_paths_of_the_lecture():
     (path,) = g.paths("a")
     assert path.derivatives == (1, 3, 18)
     assert path.product == 54
-    assert str(path) == "a → add3 → v → integer_pow5:  1 · 3 · 18 = 54"
+    assert str(path) == "a → v₃ → v → v₅:  1 · 3 · 18 = 54"
     assert g.paths(2)[0].derivatives == (3, 18)
     assert float(g.paths(g.nodes[4]).sum) == 18
     assert g.paths("v").wrt is g.nodes[4]

@@ -22,8 +22,7 @@ class Step(NamedTuple):
     entry: tuple[int, ...]
 
     def __str__(self) -> str:
-        name = self.node.name or f"{self.node.primitive}{self.node.index}"
-        return f"{name}[{', '.join(map(str, self.entry))}]" if self.entry else name
+        return f"{self.node.label}[{', '.join(map(str, self.entry))}]" if self.entry else self.node.label
 
 
 class Path(NamedTuple):
@@ -71,8 +70,8 @@ class Paths(Sequence[Path]):
         return total
 
     def __str__(self) -> str:
-        name = self.wrt.name or f"{self.wrt.primitive}{self.wrt.index}"
-        return "\n".join([*map(str, self.paths), f"sum over {len(self)} paths: ∂f/∂{name} = {_short(self.sum)}"])
+        total = f"sum over {len(self)} paths: ∂f/∂{self.wrt.label} = {_short(self.sum)}"
+        return "\n".join([*map(str, self.paths), total])
 
 
 def _short(total: np.ndarray) -> str:

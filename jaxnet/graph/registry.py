@@ -52,7 +52,7 @@ def rule(primitive: Primitive, *, forward: Callable[..., Any] | None = None) -> 
     >>> from jaxnet import graph
     >>> from jax.extend.core.primitives import sin_p
     >>> @graph.rule(sin_p)
-    ... def sine(z_bar, z, x):
+    ... def sine(z_bar, z, x, **params):
     ...     return (z_bar * jnp.cos(x),)
     """
     if not isinstance(primitive, Primitive):

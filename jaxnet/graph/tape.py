@@ -26,6 +26,7 @@ __all__ = [
     "OPENERS",
     "Equation",
     "Opener",
+    "Scope",
     "Tape",
     "bind",
     "is_differentiable",

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet.graph.nodes import Graph, Node
+from jaxnet.graph.nodes import Node
+from jaxnet.graph.tracing import Graph
 
 __all__ = ["Names", "clipped", "compact", "constants", "is_opaque", "norm", "number", "shape", "source", "summary"]
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # Okabe & Ito 2008: of values, and of gradients
 
-_SUBSCRIPTS, _SUPERSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"), str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 # Of one operand each.
 _PREFIXES = {
@@ -50,9 +51,7 @@ class Names:
 
     def name(self, node: Node) -> str:
         """A name given by the program, or v and the index: v₁₂."""
-        if node.name is not None and node.primitive != "constant":
-            return clipped(node.name)
-        return "v" + str(node.index).translate(_SUBSCRIPTS)
+        return clipped(node.label)
 
     def operand(self, node: Node) -> str:
         """How an operand is written in an expression."""

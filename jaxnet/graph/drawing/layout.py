@@ -1,7 +1,7 @@
 """A layered layout: boxes in layers along the flow, few crossings, straight lines, and a place for every label.
 
 The method is that of Sugiyama, Tagawa & Toda 1981: (1) layers by longest paths; (2) what stands in the way of a long
-link, and its label, is a point of its own in each layer between; (3) the order in each layer by medians of
+link, and its label, is a point of its own in each layer between; (3) the order in each layer by means of
 neighbours, swept to and fro, the order with the fewest crossings kept; (4) coordinates by least squares under the
 order. A frame is laid out by itself, with a port for each link through its border, and is then one box of the layout
 around it: so frames never overlap.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from html import escape
 
-from jaxnet.graph.nodes import Graph
+from jaxnet.graph.tracing import Graph
 
 __all__ = ["html", "svg"]
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, constants, is_opaque
 from jaxnet.graph.drawing.scopes import Frame, down_to, scopes, shortened
-from jaxnet.graph.nodes import Edge, Graph, Node
+from jaxnet.graph.nodes import Edge, Node
+from jaxnet.graph.tracing import Graph
 
 __all__ = ["Box", "Link", "Open", "Plan", "Use", "plan"]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxnet.graph.drawing.labels import BLUE, VERMILLION, Names, compact, constants, shape, source
-from jaxnet.graph.nodes import Graph, Node
+from jaxnet.graph.nodes import Node
+from jaxnet.graph.tracing import Graph
 
 if TYPE_CHECKING:
     from rich.table import Table
