@@ -104,6 +104,7 @@ def test_every_rule_is_tested_and_there_are_enough():
 
         jax.eval_shape(look, *args)
     unused = {primitive.name for primitive in RULES} - {primitive.name for primitive in used}
+    unused -= {"cube"}  # of a doctest
     assert unused <= {"while", "zeta", "add_any"}, "the first two have tests of their own; only jax.grad makes the last"
 
 

@@ -50,10 +50,14 @@ def rule(primitive: Primitive, *, forward: Callable[..., Any] | None = None) -> 
         If ``primitive`` is not a ``jax.extend.core.Primitive``.
 
     >>> from jaxnet import graph
-    >>> from jax.extend.core.primitives import sin_p
-    >>> @graph.rule(sin_p)
-    ... def sine(z_bar, z, x, **params):
-    ...     return (z_bar * jnp.cos(x),)
+    >>> cube = Primitive("cube")
+    >>> _ = cube.def_impl(lambda x: x**3)
+    >>> _ = cube.def_abstract_eval(lambda x: x)
+    >>> @graph.rule(cube)
+    ... def cube_rule(z_bar, z, x):
+    ...     return (z_bar * 3 * x**2,)
+    >>> float(graph.grad(cube.bind)(2.0))
+    12.0
     """
     if not isinstance(primitive, Primitive):
         raise TypeError(

@@ -147,7 +147,8 @@ class Graph:
     ) -> Figure:
         """A picture: values in blue, gradients in vermillion, on each link between numbers the local derivative.
 
-        Arrays are shown by shape and heat maps, on one symmetric scale for all values and one for all gradients.
+        Arrays are shown by shape and heat maps, on one symmetric scale for all values and one for all gradients,
+        with colours by the cube root, so that small gradients show.
         ``graph.draw().savefig("graph.svg")`` saves it, also as png or pdf. Needs matplotlib.
 
         Parameters

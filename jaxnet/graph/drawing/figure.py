@@ -216,8 +216,9 @@ class _Canvas:
             extent=(r.x, r.x + r.width, r.y, r.y + r.height),
             zorder=4,
         )
-        image.set_data(np.ma.masked_invalid(matrix))
-        image.set_clim(-limit, limit)
+        # On one scale for all arrays, most gradients are small; the cube root lets a thousandth show.
+        image.set_data(np.ma.masked_invalid(np.cbrt(matrix / limit)))
+        image.set_clim(-1, 1)
         self.axes.add_image(image)
         self.rectangle(r, radius=0, zorder=4.5, facecolor="none", edgecolor=colour, linewidth=1.0)
 
@@ -228,7 +229,7 @@ class _Canvas:
         for mark, text, colour, width in entries:
             if mark == "map":
                 limit = self.limits[text == "gradient"]
-                self.draw_map(np.linspace(-1, 1, 41)[None] * limit, Rectangle(x + 28, y - 4, 40, 8), colour, limit)
+                self.draw_map(np.linspace(-1, 1, 41)[None] ** 3 * limit, Rectangle(x + 28, y - 4, 40, 8), colour, limit)
                 self.write(x + 25, y, number(-limit), SMALL, colour, ha="right")
                 self.write(x + 71, y, number(limit), SMALL, colour)
             else:
@@ -243,7 +244,8 @@ def _legend_entries(ahead: str, back: str, scene: Scene) -> list[tuple[str, str,
         entries += [("∂", "local derivative", INK), (back, "on a link: gradient × ∂", VERMILLION)]
     measured_entries = [(m, t, c, measured(f"{m} {t}", SMALL + 0.5) + 18.0) for m, t, c in entries]
     if any(face.has_maps for face in scene.faces.values()):
-        measured_entries += [("map", "value", BLUE, 112.0), ("map", "gradient", VERMILLION, 100.0)]
+        measured_entries += [("map", "value", BLUE, 112.0), ("map", "gradient", VERMILLION, 112.0)]
+        measured_entries.append(("", "colours by the cube root", INK, measured("colours by the cube root", SMALL + 0.5)))
     return measured_entries
 
 
