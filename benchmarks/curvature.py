@@ -130,10 +130,10 @@ def data(sizes: tuple[int, ...], n: int) -> tuple[Any, Any, Array, Array]:
     return jaxnet.init(keys[0], sizes), jaxnet.init(keys[1], sizes), jax.random.uniform(keys[2], (n, sizes[0])), y
 
 
-def measure(rounds: int) -> tuple[list[Table], dict[str, Any]]:
+def measure(rounds: int, shapes: Any = SIZES) -> tuple[list[Table], dict[str, Any]]:
     """Tables to print, and the figures in them: products over the gradient, Jacobians over the kernel."""
     tables, found = [], {"products": [], "kernel": []}
-    for sizes, n in SIZES:
+    for sizes, n in shapes:
         arguments = data(sizes, n)
         programs = product_contenders(*arguments)
         name = "-".join(map(str, sizes))
@@ -143,7 +143,7 @@ def measure(rounds: int) -> tuple[list[Table], dict[str, Any]]:
         table.caption = f"hvp takes {times:.2f} [{low:.2f}, {high:.2f}] of the time of jvp of grad, idiomatic"
         tables.append(table)
         found["products"].append({"sizes": sizes, "n": n, "rows": rows})
-    for sizes, _ in SIZES:
+    for sizes, _ in shapes:
         params, _, x, _ = data(sizes, KERNEL_EXAMPLES)
         programs = kernel_contenders(params, x)
         title = f"{'-'.join(map(str, sizes))}, tangent kernel of {KERNEL_EXAMPLES} examples"

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxnet
+from benchmarks import curvature
 from benchmarks.harness import interleave, machine, ratio, save
 from jaxnet import Network, per_example
 
@@ -247,6 +248,9 @@ def main(settings: Settings) -> None:
     shapes, rounds = (SHAPES[:1], 3) if settings.quick else (SHAPES, settings.rounds)
     found: dict[str, Any] = {"machine": machine()}
     found["per_example"] = measure("Per example", PER_EXAMPLE, shapes, rounds)
+    tables, found["curvature"] = curvature.measure(rounds, curvature.SIZES[:1] if settings.quick else curvature.SIZES)
+    for table in tables:
+        console.print(table)
     if settings.large and not settings.quick:
         found["large"] = large(min(rounds, 5))
     console.print(f"wrote {save('quantities', found)}", soft_wrap=True)
