@@ -66,26 +66,26 @@ def two_paths(x: Array) -> Array:
 
 
 def network(
-    v11: Array,
-    v12: Array,
-    v10: Array,
-    v21: Array,
-    v22: Array,
-    v20: Array,
-    w1: Array,
-    w2: Array,
-    w0: Array,
+    V11: Array,
+    V12: Array,
+    V10: Array,
+    V21: Array,
+    V22: Array,
+    V20: Array,
+    W1: Array,
+    W2: Array,
+    W0: Array,
     x1: Array,
     x2: Array,
     y: Array,
 ) -> Array:
     """ℓ = (ŷ − y)² with h = s(V x), ŷ = s(W h), number by number; the weights ..0 are those of the constant 1."""
     with jax.named_scope("hidden unit 1"):
-        h1 = named(jax.nn.sigmoid(v11 * x1 + v12 * x2 + v10), "h1")
+        h1 = named(jax.nn.sigmoid(V11 * x1 + V12 * x2 + V10), "h1")
     with jax.named_scope("hidden unit 2"):
-        h2 = named(jax.nn.sigmoid(v21 * x1 + v22 * x2 + v20), "h2")
+        h2 = named(jax.nn.sigmoid(V21 * x1 + V22 * x2 + V20), "h2")
     with jax.named_scope("output unit"):
-        output = named(jax.nn.sigmoid(w1 * h1 + w2 * h2 + w0), "ŷ")
+        output = named(jax.nn.sigmoid(W1 * h1 + W2 * h2 + W0), "ŷ")
     return named((output - y) ** 2, "ℓ")  # fmt: skip
 
 

@@ -247,6 +247,13 @@ PROGRAMS = {
     "own derivative, with integers": (lambda x: with_an_integer(x, jnp.array(3)), "x"),
     "kinks of others": (lambda equal: jax.nn.relu(equal) + jnp.sinc(equal) + jax.nn.relu6(equal), "equal"),
     "mapped over": (lambda x: jax.vmap(lambda row: jnp.sort(row)[::2] @ row[:2])(x), "x"),
+    "mean over a mapped axis": (
+        lambda x: jax.vmap(lambda row: (row - lax.pmean(row, "rows")) ** 2 * row, axis_name="rows")(x), "x",
+    ),
+    "eigenvalues that are equal": (lambda equal: jnp.linalg.eigvalsh(jnp.diag(equal + 1)) ** 2, "equal"),
+    "loop whose length alone depends": (
+        lambda x: x * lax.while_loop(lambda c: c[0] < x[0, 0] + 3, lambda c: (c[0] + 1, c[1] * 2), (0.0, 1.0))[1], "x",
+    ),
     # Loops and branches
     "scan": (lambda x, v: lax.scan(lambda c, t: (jnp.tanh(x @ c) * t, c * t), x[0], v), "x", "v"),
     "scan with integers": (scan_with_integers, "x", "v"),

@@ -366,6 +366,35 @@ def test_python_numbers_and_numpy_arrays():
     assert graph.grad(lambda x, y: x * y, -1)(2.0, 5.0) == 2.0
 
 
+def test_what_is_not_differentiated_is_handed_on_as_it_is():
+    def f(w, x, double, *, power=1):
+        return jnp.sum(w * (2 * x if double else x)) ** power
+
+    assert graph.grad(f)(1.0, jnp.ones(2), True) == 4
+    assert graph.grad(f, argnums=(1, 0, 0))(1.0, jnp.ones(2), False, power=2)[1:] == (8, 8)
+    assert graph.trace(lambda x, p=1: x**p)(3.0, p=2).gradients == (6,)
+
+
+def test_a_rule_that_closes_over_a_value_of_f_is_refused():
+    def f(x):
+        scale = jnp.sum(jnp.arange(3.0))
+
+        @jax.custom_vjp
+        def twice(x):
+            return 2 * x
+
+        twice.defvjp(lambda x: (2 * x, None), lambda _, bar: (bar * scale,))
+        return twice(x)
+
+    with pytest.raises(NotImplementedError, match="custom_vjp twice closes over a value"):
+        graph.grad(f)(1.0)
+
+
+def test_a_none_in_the_result_and_its_cotangent():
+    assert graph.vjp(lambda x: (2 * x, None), 1.0)[1]((1.0, None)) == (2.0,)
+    assert graph.trace(lambda x: {"a": x, "b": None}, cotangent={"a": 1.0, "b": None})(3.0).gradients == (1.0,)
+
+
 def test_a_closed_over_tracer_and_an_unused_argument(x64):
     assert_close(jax.jit(lambda c: graph.grad(lambda x: c * x**2)(2.0))(5.0), 20.0)
     assert graph.grad(lambda x, y: x, (0, 1))(1.0, jnp.ones(2))[1].tolist() == [0, 0]
@@ -419,6 +448,7 @@ def test_a_rule_of_ones_own(cube):
         (lambda bar: (bar, bar), "tuple of 2, expected a tuple of 1"),
         (lambda bar: (jnp.ones(2),), r"shape \(2,\) for operand 0, expected its shape \(\)"),
         (lambda bar: (jnp.ones((), int),), "int32 .* dtype float32"),
+        (lambda bar: ("a",), "returned a str for operand 0"),
         (lambda bar: (NotImplemented,), "cannot be differentiated with respect to its operand 0"),
     ],
 )
@@ -442,9 +472,17 @@ def test_rules_that_do_not_fit(cube, returned, message):
         (lambda: graph.trace(jnp.sin)("x"), TypeError, r"args\[0\] is a str, expected an array"),
         (lambda: graph.trace(jnp.sin)(jnp.ones(2)), TypeError, "expected one real number"),
         (lambda: graph.trace(jnp.sin, cotangent=1.0)(jnp.ones(2)), ValueError, "cotangent has a leaf"),
-        (lambda: graph.vjp(jnp.sin, 1.0)[1]((1.0,)), ValueError, "value_bar has the structure"),
+        (lambda: graph.vjp(jnp.sin, 1.0)[1]((1.0,)), ValueError, "value_bar has a leaf"),
+        (lambda: graph.vjp(lambda x: (x, x), 1.0)[1](1.0), ValueError, "value_bar has the structure"),
         (lambda: graph.vjp(jnp.sin, 1.0)[1](jnp.ones(3)), ValueError, r"value_bar has a leaf .* shape \(\)"),
         (lambda: graph.rule("sin"), TypeError, "primitive is a str"),
+        (lambda: graph.rule(P.sin_p)(None), TypeError, "the rule of sin is a NoneType"),
+        (lambda: graph.grad(lambda x: (x,))(1.0), TypeError, "expected one real number"),
+        (lambda: graph.grad(jnp.sin, True)(1.0), TypeError, "argnums is True"),
+        (lambda: graph.trace(jnp.sin)(1.0).paths("x", limit=0), ValueError, "limit is 0"),
+        (lambda: jax.jit(lambda x: graph.trace(jnp.sin)(x).paths(0).sum)(1.0), ValueError, "while the program is comp"),
+        (lambda: graph.trace(lambda x: jnp.abs(x + 1j))(1.0).paths(0), ValueError, "is complex"),
+        (lambda: graph.trace(lambda x: checkpoint_name(x * 2, "x"))(1.0).paths("x"), ValueError, "2 nodes are called"),
     ],
 )
 def test_errors(call, error, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,12 +54,14 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     """The gradient of a scalar function, as ``jax.grad``, by the rules of this package.
 
     ``grad(f)(*args)`` is ∂f/∂x for the argument x at position ``argnums``, in its structure, or a tuple of these for a
-    tuple of positions. It is plain JAX: it can be compiled, mapped over and differentiated again.
+    tuple of positions; all other arguments, and keywords, are handed to f as they are. It is plain JAX: it can be
+    compiled, mapped over and differentiated again.
 
     Parameters
     ----------
     f
-        A function of arrays, in pytrees, to one real number.
+        A function of arrays, in pytrees, to one real number. It is staged, as by ``jax.jit``: Python code must not
+        branch on the value of what is differentiated.
     argnums
         Position of the argument to differentiate, or a tuple of them.
 
@@ -75,20 +78,20 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     """
     check_callable(f)
     positions = (argnums,) if isinstance(argnums, int) else argnums
-    if not isinstance(positions, (tuple, list)) or not all(isinstance(position, int) for position in positions):
+    if not isinstance(positions, (tuple, list)) or not all(type(position) is int for position in positions):
         raise TypeError(f"argnums is {argnums!r}, expected the position of an argument, or a tuple of positions")
 
-    def gradient(*args: Any) -> Any:
+    def gradient(*args: Any, **options: Any) -> Any:
         for position in positions:
             if not -len(args) <= position < len(args):
                 raise ValueError(f"argnums is {argnums}, but there are {len(args)} arguments")
         wanted = [position % len(args) for position in positions]
         for position in wanted:
             _check_real(args[position], position)
-        tape, arguments, _, _ = record(f, args, wanted)
-        bars = jax.tree.unflatten(arguments, tape.back([seed(tape)]))
-        found = tuple(bars[position] for position in wanted)
-        return found[0] if isinstance(argnums, int) else found
+        recording = record(partial(f, **options) if options else f, args, sorted(set(wanted)))
+        bars = jax.tree.unflatten(recording.arguments, recording.tape.back([seed(recording)]))
+        found = dict(zip(sorted(set(wanted)), bars, strict=True))
+        return found[wanted[0]] if isinstance(argnums, int) else tuple(found[position] for position in wanted)
 
     return gradient
 

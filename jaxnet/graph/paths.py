@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ class Path(NamedTuple):
     cotangent: float
     product: float
 
+    def __repr__(self) -> str:
+        return f"<Path {self}>"
+
     def __str__(self) -> str:
         factors = [f"{factor:.6g}" for factor in self.derivatives]
         if self.cotangent != 1 or not factors:
@@ -64,10 +70,13 @@ class Paths(Sequence[Path]):
     @property
     def sum(self) -> np.ndarray:
         """The sum of the products of the paths from each entry, of the shape of ``wrt``: its gradient."""
-        total = np.zeros(self.wrt.value.shape, self.wrt.value.dtype)
+        total = np.zeros(self.wrt.value.shape)
         for path in self.paths:
             total[path.steps[0].entry] += path.product
         return total
+
+    def __repr__(self) -> str:
+        return f"<Paths: {len(self)} from {self.wrt.label}>"
 
     def __str__(self) -> str:
         total = f"sum over {len(self)} paths: ∂f/∂{self.wrt.label} = {_short(self.sum)}"
@@ -83,6 +92,15 @@ def paths_from(wrt: Node, outputs: Sequence[tuple[Node, np.ndarray]], limit: int
 
     Entries between which the local derivative is zero are not connected, unless both nodes are scalars.
     """
+    for node in wrt.graph.nodes:
+        if isinstance(node.value, jax.core.Tracer):
+            raise ValueError(
+                "paths are lists of numbers, which are not known while the program is compiled or mapped over"
+            )
+        if node.gradient is not None and jnp.iscomplexobj(node.value):
+            raise ValueError(
+                f"{node!r} is complex, and its derivatives are not one number each; paths are for real ones"
+            )
     ahead = _edges_ahead(wrt)
     ends = {node.index: np.asarray(bar).ravel() for node, bar in outputs}
     count = _count(wrt, ahead, ends)

@@ -25,13 +25,20 @@ class Recording(NamedTuple):
 
 
 def record(f: Callable[..., Any], args: tuple[Any, ...], active: Sequence[int], *, unroll: bool = False) -> Recording:
-    """Run a function on a tape, differentiated in the arguments at the positions ``active``."""
-    leaves, arguments = jax.tree.flatten(args)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(args)]
-    arrays = [as_array(leaf, f"args{jax.tree_util.keystr(path)}") for leaf, path in zip(leaves, paths, strict=True)]
-    jaxpr, result = jax.make_jaxpr(f, return_shape=True)(*args)
-    wanted = [path[0].idx in active for path in paths]
-    tape = Tape.of(jaxpr, arrays, wanted, unroll=unroll)
+    """Run a function on a tape, as one of the arguments at the positions ``active``; the others are constants."""
+    traced = tuple(args[i] for i in active)
+    leaves, arguments = jax.tree.flatten(traced)
+    paths = [(active[path[0].idx], path[1:]) for path, _ in jax.tree_util.tree_leaves_with_path(traced)]
+    arrays = [
+        as_array(leaf, f"args[{i}]{jax.tree_util.keystr(path)}") for leaf, (i, path) in zip(leaves, paths, strict=True)
+    ]
+
+    def of_traced(*traced: Any) -> Any:
+        given = dict(zip(active, traced, strict=True))
+        return f(*(given.get(i, arg) for i, arg in enumerate(args)))
+
+    jaxpr, result = jax.make_jaxpr(of_traced, return_shape=True)(*traced)
+    tape = Tape.of(jaxpr, arrays, [True] * len(arrays), unroll=unroll)
     return Recording(tape, arguments, jax.tree.structure(result), _names(f, paths))
 
 
@@ -56,26 +63,25 @@ def _names(f: Callable[..., Any], paths: Sequence[Any]) -> list[str]:
     except (TypeError, ValueError):
         parameters = []
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [
-        (positional[path[0].idx] if path[0].idx < len(positional) else f"x{path[0].idx}")
-        + jax.tree_util.keystr(path[1:])
-        for path in paths
-    ]
+    return [(positional[i] if i < len(positional) else f"x{i}") + jax.tree_util.keystr(path) for i, path in paths]
 
 
 def checked_cotangent(name: str, bar: Any, value: Any) -> list[Any]:
     """The leaves of a cotangent, which has to fit the value; None for those that are not floats."""
     leaves, structure = jax.tree.flatten(value)
-    given, given_structure = jax.tree.flatten(bar, is_leaf=lambda leaf: leaf is None)
-    if given_structure != structure:
-        raise ValueError(f"{name} has the structure {given_structure}, expected that of the value, {structure}")
+    try:
+        given = structure.flatten_up_to(bar)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{name} has the structure {jax.tree.structure(bar)}, expected that of the value, {structure}"
+        ) from None
     checked = []
     for own, z in zip(given, leaves, strict=True):
         if not is_differentiable(z):
             checked.append(None)
             continue
         array = jnp.asarray(own, z.dtype) if isinstance(own, (int, float, complex)) else own
-        if jnp.shape(array) != z.shape or getattr(array, "dtype", None) != z.dtype:
+        if getattr(array, "shape", None) != z.shape or getattr(array, "dtype", None) != z.dtype:
             raise ValueError(
                 f"{name} has a leaf {array!r}, expected an array of {z.dtype} with shape {z.shape}, like the value"
             )
@@ -83,10 +89,11 @@ def checked_cotangent(name: str, bar: Any, value: Any) -> list[Any]:
     return checked
 
 
-def seed(tape: Tape) -> Any:
+def seed(recording: Recording) -> Any:
     """The cotangent 1 of a scalar result."""
-    outputs = tape.outputs
-    if len(outputs) != 1 or outputs[0].shape != () or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
+    outputs = recording.tape.outputs
+    alone = jax.tree_util.treedef_is_leaf(recording.result)
+    if not alone or outputs[0].shape != () or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
         shapes = ", ".join(f"{z.dtype}{list(z.shape)}" for z in outputs) or "nothing"
         raise TypeError(f"f returns {shapes}, expected one real number; sum it, or use vjp with a cotangent")
     return jnp.ones((), outputs[0].dtype)

@@ -66,6 +66,8 @@ def rule(primitive: Primitive, *, forward: Callable[..., Any] | None = None) -> 
         )
 
     def register(backward: F) -> F:
+        if not callable(backward):
+            raise TypeError(f"the rule of {primitive} is a {type(backward).__name__}, expected a function")
         RULES[primitive] = Rule(backward, forward)
         return backward
 

@@ -24,6 +24,7 @@ from jaxnet.graph.registry import RULES
 
 __all__ = [
     "OPENERS",
+    "REACHED",
     "Equation",
     "Opener",
     "Scope",
@@ -39,6 +40,11 @@ Opener = Callable[..., list[int] | None]
 
 OPENERS: dict[Primitive, Opener] = {}
 """How to run what is inside a primitive on the tape: ``opener(tape, operands, params, scope)`` gives its results."""
+
+REACHED: dict[Primitive, Callable[[Mapping[str, Any], Sequence[bool]], list[bool]]] = {
+    P.stop_gradient_p: lambda _params, _active: [False],
+}
+"""Which results depend on active operands, by parameters and operands, where that is not all of them."""
 
 _TRANSPARENT = {P.jit_p, P.closed_call_p, P.call_p}
 _JAX, _HERE = (str(Path(module).parent) for module in (jax.__file__, __file__))
@@ -143,14 +149,20 @@ class Tape:
                 return results
         values = [self.values[i] for i in operands]
         active = [self.active[i] for i in operands]
-        forward = RULES[primitive].forward if any(active) and primitive in RULES else None
+        reached = REACHED[primitive](params, active) if primitive in REACHED else None
+        forward = (
+            RULES[primitive].forward if primitive in RULES and any(active if reached is None else reached) else None
+        )
         if forward is None:
             z = saved = bind(primitive, values, params)
         else:
             arrays = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in values)
             z, saved = forward(active, *arrays, **params)
-        reached = any(active) and primitive is not P.stop_gradient_p
-        results = [self.put(value, active=reached) for value in (z if primitive.multiple_results else [z])]
+        z = z if primitive.multiple_results else [z]
+        results = [
+            self.put(value, active=wanted)
+            for value, wanted in zip(z, [any(active)] * len(z) if reached is None else reached, strict=True)
+        ]
         self.equations.append(Equation(primitive, params, tuple(operands), tuple(results), saved, scope, traceback))
         return results
 
@@ -235,6 +247,10 @@ def _checked(equation: Equation, i: int, x_bar: Any, x: Any, z: Any) -> Any:
         )
     if x_bar is None:
         return None
+    if not (hasattr(x_bar, "dtype") and hasattr(x_bar, "shape")):
+        raise TypeError(
+            f"the rule of {equation.primitive} returned {_described(x_bar)} for operand {i}, expected an array or None"
+        )
     shape, given = jnp.shape(x), jnp.shape(x_bar)
     if given != shape and given == jnp.shape(z):
         x_bar = _unbroadcast(x_bar, shape)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from jaxnet._validate import checked_count
 from jaxnet.graph.nodes import Edge, Node
 from jaxnet.graph.paths import Paths, paths_from
 from jaxnet.graph.recording import Recording, check_callable, checked_cotangent, record, seed
@@ -92,7 +93,7 @@ class Graph:
         if found is None:
             raise ValueError(f"{results[0]!r} cannot be opened: its values are not known while the program is compiled")
         tape.results = found
-        names = [node.name or f"operand {i}" for i, node in enumerate(operands)]
+        names = [node.label for node in operands]
         structures = jax.tree.structure(tuple(names)), jax.tree.structure(found)
         return Graph(Recording(tape, *structures, names), [node.gradient for node in results])
 
@@ -123,19 +124,22 @@ class Graph:
         sum over 2 paths: ∂f/∂x = 0.0770037
         """
         outputs = [(node, bar) for node, bar in zip(self.outputs, self.cotangents, strict=True) if bar is not None]
-        return paths_from(self._find(wrt), outputs, limit)
+        return paths_from(self._find(wrt), outputs, checked_count("limit", limit, least=1))
 
     def _find(self, wrt: str | int | Node) -> Node:
         if isinstance(wrt, Node):
             if wrt.graph is not self:
                 raise ValueError(f"wrt is {wrt!r} of another graph")
             return wrt
-        named = {node.name: node for node in self.arguments} | dict(enumerate(self.arguments))
-        named |= {node.name: node for node in self.nodes if node.name and node.name not in named}
-        if wrt not in named:
-            names = ", ".join(str(node.name) for node in self.nodes if node.name)
+        if isinstance(wrt, int) and not isinstance(wrt, bool) and 0 <= wrt < len(self.arguments):
+            return self.arguments[wrt]
+        found = [node for node in self.nodes if node.name is not None and node.name == wrt]
+        if len(found) > 1:
+            raise ValueError(f"wrt is {wrt!r}, which {len(found)} nodes are called: give one of them, {found}")
+        if not found:
+            names = ", ".join(node.name for node in self.nodes if node.name)
             raise ValueError(f"wrt is {wrt!r}, expected a node, the position of an argument, or one of {names}")
-        return named[wrt]
+        return found[0]
 
     def draw(
         self,
@@ -240,6 +244,9 @@ class Graph:
 def trace(f: Callable[..., Any], *, cotangent: Any = None, unroll: bool = True) -> Callable[..., Graph]:
     """Run a function with every intermediate value kept, and backpropagate through it: ``trace(f)(*args)``, a `Graph`.
 
+    f is staged, as by ``jax.jit``: Python code that branches on an argument's value, or needs a number for a shape, has
+    to get it as a keyword argument, ``trace(f)(*args, **options)``, or from outside. Options are not differentiated.
+
     Parameters
     ----------
     f
@@ -269,11 +276,11 @@ def trace(f: Callable[..., Any], *, cotangent: Any = None, unroll: bool = True) 
     """
     check_callable(f)
 
-    def traced(*args: Any) -> Graph:
-        recording = record(f, args, range(len(args)), unroll=unroll)
+    def traced(*args: Any, **options: Any) -> Graph:
+        recording = record(partial(f, **options) if options else f, args, range(len(args)), unroll=unroll)
         tape = recording.tape
         if cotangent is None:
-            return Graph(recording, [seed(tape)])
+            return Graph(recording, [seed(recording)])
         value = jax.tree.unflatten(recording.result, tape.outputs)
         return Graph(recording, checked_cotangent("cotangent", cotangent, value))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
+from jax.errors import UnexpectedTracerError
 from jax.extend.core import Primitive
 from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
-from jaxnet.graph.tape import OPENERS, Opener, Scope, Tape, bind, is_differentiable, to_zero
+from jaxnet.graph.tape import OPENERS, Opener, Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
 
 
 def opener(primitive: Primitive) -> Callable[[Opener], Opener]:
@@ -82,8 +84,22 @@ def _run_custom_jvp(active: Sequence[bool], *operands: Any, **params: Any) -> An
         moving[:] = [not isinstance(t, SymbolicZero) and t.dtype != float0 for t in results[n:]]
         return [*results[:n], *(t for t, moves in zip(results[n:], moving, strict=True) if moves)]
 
-    tape = Tape.of(jax.make_jaxpr(program)(given), given, [True] * len(given))
+    with _closing_over_nothing("custom_jvp", params):
+        tape = Tape.of(jax.make_jaxpr(program)(given), given, [True] * len(given))
     return tape.outputs[: len(moving)], (tape, moving, active)
+
+
+@contextmanager
+def _closing_over_nothing(kind: str, params: Mapping[str, Any]) -> Iterator[None]:
+    """An error of ours where an author's rule uses a value that only its own trace knew."""
+    try:
+        yield
+    except UnexpectedTracerError as error:
+        name = getattr(jaxpr_and_consts(params["call_jaxpr"])[0].debug_info, "func_name", "a function")
+        raise NotImplementedError(
+            f"the rule of the jax.{kind} {name} closes over a value that is computed in f or is an argument of it, "
+            "which is not known any more when the rule runs; pass it to the function as an argument"
+        ) from error
 
 
 def _no_tangent(x: Any, symbolic: bool) -> Any:
@@ -103,7 +119,8 @@ def custom_jvp_call(z_bar: Any, saved: Any, *_: Any, **__: Any) -> Any:
 def _run_custom_vjp(active: Sequence[bool], *operands: Any, **params: Any) -> Any:
     bound = P.custom_vjp_call_p.get_bind_params(params)
     _, forward, backward = bound["subfuns"]
-    found = forward.call_wrapped(*(item for pair in zip(operands, active, strict=True) for item in pair))
+    with _closing_over_nothing("custom_vjp", params):
+        found = forward.call_wrapped(*(item for pair in zip(operands, active, strict=True) for item in pair))
     _, residual_tree, forwarded = bound["out_trees"]()
     cut = residual_tree.num_leaves - sum(i is not None for i in forwarded)
     given = iter(found[:cut])
@@ -112,11 +129,12 @@ def _run_custom_vjp(active: Sequence[bool], *operands: Any, **params: Any) -> An
 
 
 @rule(P.custom_vjp_call_p, forward=_run_custom_vjp)
-def custom_vjp_call(z_bar: Any, saved: Any, *operands: Any, **_: Any) -> Any:
+def custom_vjp_call(z_bar: Any, saved: Any, *operands: Any, **params: Any) -> Any:
     """The author's own backward pass."""
     z, residuals, backward = saved
     bars = [np.zeros(jnp.shape(y), float0) if bar is None else bar for y, bar in zip(z, z_bar, strict=True)]
-    found = backward.call_wrapped(*residuals, *bars)
+    with _closing_over_nothing("custom_vjp", params):
+        found = backward.call_wrapped(*residuals, *bars)
     if len(found) == 2 and isinstance(found[0], list):  # JAX 0.11 returns its logs too
         found = found[0]
     return [

@@ -33,7 +33,7 @@ DERIVATIVES = {
     P.log1p_p: lambda _, x: 1 / (x + 1),
     P.sqrt_p: lambda z, _: 0.5 / z,
     P.rsqrt_p: lambda z, x: -0.5 * z / x,
-    P.cbrt_p: lambda z, x: z / (3 * x),
+    P.cbrt_p: lambda z, _: 1 / (3 * z * z),
     P.square_p: lambda _, x: 2 * x,
     P.logistic_p: lambda z, _: z * (1 - z),
     P.tanh_p: lambda z, _: (1 - z) * (1 + z),
@@ -226,7 +226,8 @@ def random_gamma(z_bar: Any, z: Any, key: Any, a: Any, *, log_space: bool) -> An
 
 @rule(P.convert_element_type_p)
 def convert_element_type(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
-    return (lax.convert_element_type(z_bar, x.dtype),)
+    real = jnp.iscomplexobj(z_bar) and not jnp.iscomplexobj(x)
+    return (lax.convert_element_type(jnp.real(z_bar) if real else z_bar, x.dtype),)
 
 
 @rule(P.reduce_precision_p)

@@ -179,11 +179,16 @@ def _diagonal(d: Any) -> Any:
     return jnp.expand_dims(d, -1) * jnp.broadcast_to(jnp.eye(d.shape[-1], dtype=d.dtype), (*d.shape, d.shape[-1]))
 
 
-def _gaps(d: Any) -> Any:
-    """1 / (dⱼ − dᵢ), and 0 on the diagonal."""
+def _over_gaps(m: Any, d: Any) -> Any:
+    """m / (dⱼ − dᵢ), and 0 on the diagonal and where m is 0, so that equal values alone do no harm."""
     difference = jnp.expand_dims(d, -2) - jnp.expand_dims(d, -1)
-    same = jnp.broadcast_to(jnp.eye(d.shape[-1], dtype=bool), difference.shape)
-    return jnp.where(same, 0, 1 / jnp.where(same, 1, difference))
+    none = (m == 0) | jnp.broadcast_to(jnp.eye(d.shape[-1], dtype=bool), difference.shape)
+    return jnp.where(none, 0, m / jnp.where(none, 1, difference))
+
+
+def _over(m: Any, d: Any) -> Any:
+    """m / d, and 0 where m is 0."""
+    return jnp.where(m == 0, 0, m / jnp.where(m == 0, 1, d))
 
 
 @rule(P.triangular_solve_p)
@@ -231,7 +236,7 @@ def eigh(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
     (v, w), (v_bar, w_bar) = z, z_bar
     if jnp.iscomplexobj(x) or v.shape != x.shape:
         return (NotImplemented,)
-    return (v @ (_diagonal(w_bar) + _gaps(w) * (_t(v) @ v_bar)) @ _t(v),)
+    return (v @ (_diagonal(w_bar) + _over_gaps(_t(v) @ v_bar, w)) @ _t(v),)
 
 
 @rule(P.qr_p)
@@ -258,11 +263,11 @@ def svd(z_bar: Any, z: Any, x: Any, *, full_matrices: bool, compute_uv: bool, **
         return (NotImplemented,)
     (s, u, vt), (s_bar, u_bar, vt_bar) = z, z_bar
     v, v_bar = _t(vt), _t(vt_bar)
-    row, column, gaps = jnp.expand_dims(s, -2), jnp.expand_dims(s, -1), _gaps(s * s)
-    turn_u, turn_v = gaps * (_t(u) @ u_bar), gaps * (_t(v) @ v_bar)
+    row, column = jnp.expand_dims(s, -2), jnp.expand_dims(s, -1)
+    turn_u, turn_v = _over_gaps(_t(u) @ u_bar, s * s), _over_gaps(_t(v) @ v_bar, s * s)
     inner = _diagonal(s_bar) + (turn_u + _t(turn_u)) * row + (turn_v + _t(turn_v)) * column
     u_rest, v_rest = (bar - y @ (_t(y) @ bar) for y, bar in ((u, u_bar), (v, v_bar)))
-    return (u @ inner @ vt + (u_rest / row) @ vt + u @ _t(v_rest / row),)
+    return (u @ inner @ vt + _over(u_rest, row) @ vt + u @ _t(_over(v_rest, row)),)
 
 
 @rule(P.lu_p)

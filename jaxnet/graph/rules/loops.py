@@ -15,7 +15,7 @@ from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
 from jaxnet.graph.rules.calls import opener
-from jaxnet.graph.tape import Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
+from jaxnet.graph.tape import REACHED, Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
 
 # ----------------------------------------------------------------------------------------------------------------------
 # scan: z = (last carry, ys) from (consts, first carry, xs)
@@ -104,12 +104,17 @@ def _plus(a: Any, b: Any) -> Any:
 
 
 def _settled(params: Mapping[str, Any], active: Sequence[bool]) -> list[bool]:
-    """Which operands are active in some iteration: the carry of the second one is what the first one makes of it."""
+    """Which operands are active in some iteration."""
     consts, carry, xs = _parts(params, active)
+    return [*consts, *_settle(params["jaxpr"], consts, carry, xs), *xs]
+
+
+def _settle(jaxpr: Any, consts: Sequence[bool], carry: Sequence[bool], xs: Sequence[bool]) -> list[bool]:
+    """Which of the carry are active in the end: what one iteration makes of it is what the next one gets."""
     while True:
-        after = _reached(params["jaxpr"], [*consts, *carry, *xs])[: len(carry)]
+        after = _reached(jaxpr, [*consts, *carry, *xs])[: len(carry)]
         if all(was or not now for was, now in zip(carry, after, strict=True)):
-            return [*consts, *carry, *xs]
+            return list(carry)
         carry = [was or now for was, now in zip(carry, after, strict=True)]
 
 
@@ -118,8 +123,14 @@ def _reached(jaxpr: Any, active: Sequence[bool]) -> list[bool]:
     jaxpr, _ = jaxpr_and_consts(jaxpr)
     reached = {var for var, a in zip(jaxpr.invars, active, strict=True) if a}
     for equation in jaxpr.eqns:
-        if not reached.isdisjoint(_variables(equation.invars)):
-            reached.update(var for var in equation.outvars if is_differentiable(var.aval))
+        given = [not isinstance(atom, Literal) and atom in reached for atom in equation.invars]
+        if equation.primitive in REACHED:
+            through = REACHED[equation.primitive](equation.params, given)
+        else:
+            through = [any(given)] * len(equation.outvars)
+        reached.update(
+            var for var, a in zip(equation.outvars, through, strict=True) if a and is_differentiable(var.aval)
+        )
     return [not isinstance(atom, Literal) and atom in reached for atom in jaxpr.outvars]
 
 
@@ -218,6 +229,15 @@ def _run_while(active: Sequence[bool], *operands: Any, **params: Any) -> Any:
     return tape.outputs, tape
 
 
+def _reached_by_while(params: Mapping[str, Any], active: Sequence[bool]) -> list[bool]:
+    """The condition decides how often the body runs, but is no way for a derivative."""
+    n, m = params["cond_nconsts"], params["body_nconsts"]
+    return _settle(params["body_jaxpr"], active[n : n + m], active[n + m :], ())
+
+
+REACHED[P.while_p] = _reached_by_while
+
+
 @rule(P.while_p, forward=_run_while)
 def while_loop(z_bar: Any, tape: Tape | None, *operands: Any, **_: Any) -> Any:
     """The chain rule through the iterations that ran."""
@@ -247,6 +267,14 @@ def _open_cond(
 
 def _run_cond(active: Sequence[bool], *operands: Any, **params: Any) -> Any:
     return bind(P.cond_p, operands, params), active[1:]
+
+
+def _reached_by_cond(params: Mapping[str, Any], active: Sequence[bool]) -> list[bool]:
+    found = (_reached(branch, active[1:]) for branch in params["branches"])
+    return [any(result) for result in zip(*found, strict=True)]
+
+
+REACHED[P.cond_p] = _reached_by_cond
 
 
 @rule(P.cond_p, forward=_run_cond)

@@ -147,6 +147,19 @@ def select_and_gather_add(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Over a mapped axis
+
+
+@rule(P.psum_p)
+def psum(z_bar: Any, z: Any, x: Any, *, axes: Any, **params: Any) -> Any:
+    """Each member acts on the sum of all, so that its cotangent is the sum of theirs; axes in x itself are summed."""
+    own = tuple(axis for axis in axes if isinstance(axis, int))
+    mapped = tuple(axis for axis in axes if not isinstance(axis, int))
+    x_bar = _spread(z_bar, x, own) if own else z_bar
+    return (bind(P.psum_p, [x_bar], {"axes": mapped, **params}) if mapped else x_bar,)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Sorting
 
 
