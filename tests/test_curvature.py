@@ -134,6 +134,7 @@ def test_float32():
     assert_close(flat(diagonal), jnp.diag(compiled.hessian(params, x, y, net, weights)), 1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),

@@ -58,7 +58,7 @@ def test_everything_is_its_definition(net, x64):
 
 
 @pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
-@pytest.mark.parametrize("block_size", [1, 2, 5, 6, 99])
+@pytest.mark.parametrize("block_size", [2, 5, 99])
 def test_blocks_change_nothing(outputs, block_size, x64):
     params, x1, _ = problem(SIZES, n=5, dtype="float64")
     _, x2, _ = problem(SIZES, n=4, dtype="float64", seed=1)

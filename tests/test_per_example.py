@@ -93,6 +93,7 @@ EXACT = ("gradients", "norms", "dot_products", "second_moment", "variance", "noi
 # The definitions
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5).map(tuple) | st.just(WIDE),
