@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxnet.curvature import Spectrum
 from jaxnet.plots import BLUE, GREEN, ORANGE, PURPLE
@@ -22,6 +23,8 @@ def _figure(width: float, height: float) -> Figure:
 def _finished(axes: Axes, xlabel: str, ylabel: str, title: str, **legend: Any) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
+    if xlabel == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, **legend)
 
@@ -39,8 +42,8 @@ def mislabelled(
     x: np.ndarray, given: np.ndarray, true: np.ndarray, norms: np.ndarray, found: Mapping[str, np.ndarray]
 ) -> Figure:
     """The examples of the largest gradients, the largest of those with right labels, and how soon flips are found."""
-    figure = _figure(13, 4.8)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1, 1.25))
+    figure = _figure(13, 4.4)
+    left, middle, right = np.ravel(figure.subfigures(1, 3, width_ratios=(1, 1, 1.25)))
     ranked = np.argsort(-norms)
     flipped = given != true
     for part, chosen, title in (
@@ -89,7 +92,8 @@ def noise_scale(
     left.plot(epochs, batches.mean(axis=0), "^", color=GREEN, label="batch it chooses")
     left.axhline(limit, color="gray", linewidth=1, linestyle=(0, (1, 3)), label="largest batch allowed")
     left.set_yscale("log")
-    _finished(left, "epoch", "examples", "gradient noise scale", loc="lower right")
+    left.set_ylim(10, 1e5)  # room for the legend
+    _finished(left, "epoch", "examples", "gradient noise scale", loc="upper left")
     for (colour, style, _), values, label in zip(_STYLES, parts, ("noise, tr Σ", "signal, ‖G‖²"), strict=False):
         _band(right, epochs, values, colour, style, label)
     right.set_yscale("log", nonpositive="mask")
@@ -113,7 +117,7 @@ def spectrum(largest: np.ndarray, smallest: np.ndarray, spectra: Mapping[int, Sp
     for (colour, style, _), (epoch, found) in zip(_STYLES, spectra.items(), strict=False):
         right.plot(points, found.density(points, width), style, color=colour, label=f"epoch {epoch}", linewidth=1.5)
     right.set_yscale("log")
-    right.set_ylim(bottom=1e-5)
+    right.set_ylim(1e-5, 1e2)
     _finished(right, "eigenvalue", "density", "density of all eigenvalues")
     return figure
 
@@ -137,9 +141,9 @@ def tangent_kernel(
     figure.colorbar(image, ax=maps, label="cosine Θᵢⱼ / √(Θᵢᵢ Θⱼⱼ)", shrink=0.85)
     epochs = np.arange(alignment.shape[1])
     _band(curves, epochs, alignment, BLUE, "-", "alignment with the labels")
-    _band(curves, epochs, change, ORANGE, "--", "1 − cosine with the kernel at the start")
+    _band(curves, epochs, change, ORANGE, "--", "1 − cosine with the start")
     curves.set_ylim(0, 1)
-    _finished(curves, "epoch", "", "how the kernel moves")
+    _finished(curves, "epoch", "cosine of centred kernels, or 1 less it", "how the kernel moves", loc="center right")
     return figure
 
 
@@ -154,7 +158,7 @@ def private(
     axes = figure.subplots()
     places = np.arange(len(noise_multipliers))
     error = plain["standard_error"] or 0.0
-    axes.axhline(plain["mean"], color=ORANGE, linestyle="--", label="plain mini-batches")
+    axes.axhline(plain["mean"], color=ORANGE, linestyle="--", label="plain, mini-batches")
     axes.axhspan(plain["mean"] - error, plain["mean"] + error, color=ORANGE, alpha=0.2, linewidth=0)
     axes.errorbar(
         places,
@@ -181,6 +185,6 @@ def second_order(curves: Mapping[str, Mapping[str, np.ndarray]], enough: float) 
             axes.plot(steps, median, style, color=colour, label=name, linewidth=1.8)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.axhline(enough, color="gray", linewidth=1, linestyle=(0, (1, 3)))
-        axes.set(xscale="log", yscale="log")
-        _finished(axes, "step", "cost", problem, loc="lower left")
+        axes.set(xscale="log", yscale="log", ylim=(1e-20, None))
+        _finished(axes, "step", "cost", problem, loc="lower right")
     return figure

@@ -245,7 +245,9 @@ def _legend_entries(ahead: str, back: str, scene: Scene) -> list[tuple[str, str,
     measured_entries = [(m, t, c, measured(f"{m} {t}", SMALL + 0.5) + 18.0) for m, t, c in entries]
     if any(face.has_maps for face in scene.faces.values()):
         measured_entries += [("map", "value", BLUE, 112.0), ("map", "gradient", VERMILLION, 112.0)]
-        measured_entries.append(("", "colours by the cube root", INK, measured("colours by the cube root", SMALL + 0.5)))
+        measured_entries.append(
+            ("", "colours by the cube root", INK, measured("colours by the cube root", SMALL + 0.5))
+        )
     return measured_entries
 
 
