@@ -43,7 +43,8 @@ def mislabelled(
 ) -> Figure:
     """The examples of the largest gradients, the largest of those with right labels, and how soon flips are found."""
     figure = _figure(13, 4.4)
-    left, middle, right = np.ravel(figure.subfigures(1, 3, width_ratios=(1, 1, 1.25)))
+    columns: Any = figure.subfigures(1, 3, width_ratios=(1, 1, 1.25))
+    left, middle, right = columns
     ranked = np.argsort(-norms)
     flipped = given != true
     for part, chosen, title in (

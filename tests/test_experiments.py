@@ -12,7 +12,7 @@ import pytest
 
 import jaxnet
 from experiments import __main__ as everything
-from experiments import beyond_gradient, chain_rule, digits, xor
+from experiments import _beyond_examples, beyond_gradient, chain_rule, digits, xor
 from experiments.common import _plain, present
 
 
@@ -98,13 +98,13 @@ def test_what_lies_beyond_the_gradient():
     [([1, 1, 0, 0], 1, 1), ([0, 0, 1, 1], 0, (1 / 3 + 2 / 4) / 2), ([1, 0, 1, 0], 3 / 4, (1 + 2 / 3) / 2)],
 )
 def test_areas_of_a_ranking(hits, area, precision):
-    assert beyond_gradient.areas_of(np.array(hits, bool)) == pytest.approx((area, precision))
+    assert _beyond_examples.areas_of(np.array(hits, bool)) == pytest.approx((area, precision))
 
 
 @pytest.mark.promotes
 def test_flipped_labels_all_differ_and_are_as_many_as_asked_for():
     y = jaxnet.data.digits().y
-    given, flipped = beyond_gradient.flip(jax.random.key(0), y, 0.1)
+    given, flipped = _beyond_examples.flip(jax.random.key(0), y, 0.1)
     assert flipped.sum() == round(0.1 * len(y))
     assert (given.sum(axis=1) == 1).all()
     assert ((given != y).any(axis=1) == flipped).all()
@@ -113,12 +113,12 @@ def test_flipped_labels_all_differ_and_are_as_many_as_asked_for():
 def test_what_private_training_spends():
     pytest.importorskip("dp_accounting")
     # Forty Gaussian mechanisms are one of 1/√40 of the noise: Balle & Wang 2018, theorem 8.
-    mu, spent = math.sqrt(40) / 16, beyond_gradient.epsilon(16.0, 40)
+    mu, spent = math.sqrt(40) / 16, _beyond_examples.epsilon(16.0, 40)
     cdf = NormalDist().cdf
     delta = cdf(mu / 2 - spent / mu) - math.exp(spent) * cdf(-mu / 2 - spent / mu)
-    assert delta == pytest.approx(beyond_gradient.DELTA, rel=0.05)
-    assert beyond_gradient.epsilon(0.0, 40) == math.inf
-    assert beyond_gradient.epsilon(1.0, 0) == 0
+    assert delta == pytest.approx(_beyond_examples.DELTA, rel=0.05)
+    assert _beyond_examples.epsilon(0.0, 40) == math.inf
+    assert _beyond_examples.epsilon(1.0, 0) == 0
 
 
 @pytest.mark.promotes
