@@ -95,7 +95,8 @@ def trajectory(
 
     start = jaxnet.State(params, optimizer.init(params), own_key)
     _, after = lax.scan(epoch, start, jax.random.split(order_key, epochs))
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+    states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+    return states._replace(key=None)
 
 
 @partial(jax.jit, static_argnames=("settings", "optimizer"))

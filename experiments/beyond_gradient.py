@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -43,7 +44,8 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     training, held_out = splits(keys[0], settings.repeats)
     if settings.batch_size > (n := training.x.shape[1]):
         raise ValueError(f"batch_size is {settings.batch_size}, expected at most the {n} training examples")
-    runs = train(keys[1], training, held_out, settings)
+    # In NumPy, where a slice of every leaf is no program to compile.
+    runs = jax.tree.map(np.asarray, train(keys[1], training, held_out, settings))
     parts: dict[str, Callable[[], Part]] = {
         "mislabelled": lambda: mislabelled(keys[2], training, held_out, settings),
         "noise_scale": lambda: noise_scale(keys[3], runs, settings),
