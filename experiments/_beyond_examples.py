@@ -36,7 +36,7 @@ def mislabelled(key: Array, training: Data, held_out: Data, settings: Settings) 
         _, training, held_out = run
         norms, others = (per_example.norms(params, *data, NET) for data in (training, held_out))
         products = per_example.dot_products(params, *training, NET, other=held_out)
-        of_class = held_out.y / jnp.sum(held_out.y, axis=0, keepdims=True)  # takes means over the held-out examples of a class
+        of_class = held_out.y / jnp.sum(held_out.y, axis=0, keepdims=True)  # means over the examples of a class
         cosines = products / jnp.outer(norms, others) @ of_class
         return {
             "gradient norm": norms,

@@ -93,7 +93,7 @@ def noise_scale(
     left.plot(epochs, batches.mean(axis=0), "^", color=GREEN, label="batch it chooses")
     left.axhline(limit, color="gray", linewidth=1, linestyle=(0, (1, 3)), label="largest batch allowed")
     left.set_yscale("log")
-    left.set_ylim(10, 1e5)  # room for the legend
+    left.set_ylim(10, 3e4)  # room for the legend
     _finished(left, "epoch", "examples", "gradient noise scale", loc="upper left")
     for (colour, style, _), values, label in zip(_STYLES, parts, ("noise, tr Σ", "signal, ‖G‖²"), strict=False):
         _band(right, epochs, values, colour, style, label)
@@ -144,7 +144,7 @@ def tangent_kernel(
     _band(curves, epochs, alignment, BLUE, "-", "alignment with the labels")
     _band(curves, epochs, change, ORANGE, "--", "1 − cosine with the start")
     curves.set_ylim(0, 1)
-    _finished(curves, "epoch", "cosine of centred kernels, or 1 less it", "how the kernel moves", loc="center right")
+    _finished(curves, "epoch", "centred kernels: cosine, or 1 − cosine", "how the kernel moves", loc="center right")
     return figure
 
 
@@ -170,7 +170,7 @@ def private(
         capsize=4,
         label="private, all examples a step",
     )
-    spent = ["" if epsilon is None else f"\nε = {epsilon:.2g}" for epsilon in epsilons]
+    spent = ["" if epsilon is None else f"\nε = {epsilon:.2g}".replace("inf", "∞") for epsilon in epsilons]
     axes.set_xticks(places, [f"{sigma:g}{text}" for sigma, text in zip(noise_multipliers, spent, strict=True)])
     _finished(axes, "noise multiplier σ", "accuracy on held-out digits", "private training", loc="lower left")
     return figure
