@@ -7,8 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from experiments import chain_rule, digits, xor
+from experiments import beyond_gradient, chain_rule, digits, xor
 from experiments.common import RESULTS, present
+
+MODULES = {"chain_rule": chain_rule, "xor": xor, "digits": digits, "beyond_gradient": beyond_gradient}
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,7 @@ class Settings:
 
 def main(settings: Settings) -> int:
     """Run them all; the worst of their exit statuses."""
-    return max(
-        present(name, module.run, module.Settings(output=settings.output))
-        for name, module in {"chain_rule": chain_rule, "xor": xor, "digits": digits}.items()
-    )
+    return max(present(name, module.run, module.Settings(output=settings.output)) for name, module in MODULES.items())
 
 
 if __name__ == "__main__":

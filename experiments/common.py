@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,13 @@ def network_agreement(params: Any, data: jaxnet.data.Data, net: jaxnet.Network) 
     )
 
 
+def estimate(values: Sequence[Any] | np.ndarray | jax.Array) -> dict[str, Any]:
+    """The mean of repeats and its standard error (None for a single one), with the values."""
+    values = np.asarray(values, float)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error, "values": values}
+
+
 def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     """Run an experiment, print its numbers, and write ``NAME.json`` and ``NAME_*.png`` into ``settings.output``.
 
@@ -76,8 +84,8 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
 
     table = Table("number", "value", show_edge=False, header_style="bold")
     for key, value in numbers.items():
-        if key != "gradient_agreement" and not isinstance(value, (dict, list)):
-            table.add_row(key.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+        if key != "gradient_agreement" and (text := _text(value)) is not None:
+            table.add_row(key.replace("_", " "), text)
     for dtype, found in numbers["gradient_agreement"].items():
         verdict = "agrees" if found["holds"] else "[bold red]DIFFERS"
         table.add_row(
@@ -96,6 +104,16 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     return 0 if agreed and numbers.get("holds", True) else 1
 
 
+def _text(value: Any) -> str | None:
+    """A number as the table shows it; None for what is only for the file."""
+    if isinstance(value, dict) and value.keys() == {"mean", "standard_error", "values"}:
+        mean, error = value["mean"], value["standard_error"]
+        return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.1g}"
+    if isinstance(value, (dict, list)):
+        return None
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
 def _document(name: str, settings: Any, numbers: dict[str, Any]) -> dict[str, Any]:
     return {
         "experiment": name,
@@ -112,7 +130,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, jax.Array)):
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return _plain(np.asarray(value).tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None

@@ -327,6 +327,8 @@ def test_density(x64):
     smoothed = jnp.mean(bells, axis=1)
     assert float(jnp.abs(density - smoothed).max()) < 0.1 * float(smoothed.max())
     assert float(found.density(points[200], 0.1)) == pytest.approx(float(density[200]))
+    with pytest.raises(ValueError, match="width is 0.0, expected a number > 0"):
+        found.density(points, 0.0)
 
 
 def test_trace_estimate_is_unbiased_with_an_honest_error(x64):

@@ -4,11 +4,15 @@ import json
 import math
 import subprocess
 import sys
+from statistics import NormalDist
 
+import jax
+import numpy as np
 import pytest
 
+import jaxnet
 from experiments import __main__ as everything
-from experiments import chain_rule, digits, xor
+from experiments import _beyond_examples, beyond_gradient, chain_rule, digits, xor
 from experiments.common import _plain, present
 
 
@@ -50,10 +54,78 @@ def test_digits_are_learned():
 
 
 @pytest.mark.promotes
+def test_what_lies_beyond_the_gradient():
+    settings = beyond_gradient.Settings(
+        hidden=16, repeats=2, epochs=8, noise_multipliers=(0.0, 64.0), private_steps=20, starts=4
+    )
+    numbers, figures = beyond_gradient.run(settings)
+
+    def mean(name):
+        assert len(numbers[name]["values"]) == 2
+        return numbers[name]["mean"]
+
+    assert mean("mislabelled: AUC by gradient norm") > 0.97
+    assert mean("mislabelled: AUC by gradient similarity") > 0.9
+    assert mean("mislabelled: flipped labels whose strongest opponents are of the true class") > 0.7
+    assert numbers["noise_scale: at the end"] > 2 * numbers["noise_scale: at the start"]
+    assert mean("noise_scale: adaptive batch at the end") > 100
+    assert (
+        numbers["spectrum: smallest eigenvalue at the start"]
+        < -0.1
+        < 1
+        < numbers["spectrum: largest eigenvalue at the end"]
+    )
+    assert 0.5 < numbers["spectrum: share of the 10 largest in the trace at the end"] < 1
+    assert mean("kernel: alignment with the labels at the end") > mean("kernel: alignment with the labels at the start")
+    clipped, noisy = (
+        next(
+            found["mean"]
+            for name, found in numbers.items()
+            if name.startswith(f"private: accuracy, noise multiplier {sigma}")
+        )
+        for sigma in (0, 64)
+    )
+    assert noisy < clipped - 0.2 < mean("private: accuracy, plain")
+    for problem in ("XOR", "regression"):
+        assert numbers[f"second_order: {problem}, Levenberg-Marquardt: starts that reach 1e-12"] == "4 of 4"
+        assert numbers[f"second_order: {problem}, gradient descent: final cost, median"] > 1e-6
+    assert all(found["holds"] for found in numbers["gradient_agreement"].values())
+    assert set(figures) == {"mislabelled", "noise_scale", "spectrum", "kernel", "private", "second_order"}
+
+
+@pytest.mark.parametrize(
+    ("hits", "area", "precision"),
+    [([1, 1, 0, 0], 1, 1), ([0, 0, 1, 1], 0, (1 / 3 + 2 / 4) / 2), ([1, 0, 1, 0], 3 / 4, (1 + 2 / 3) / 2)],
+)
+def test_areas_of_a_ranking(hits, area, precision):
+    assert _beyond_examples.areas_of(np.array(hits, bool)) == pytest.approx((area, precision))
+
+
+@pytest.mark.promotes
+def test_flipped_labels_all_differ_and_are_as_many_as_asked_for():
+    y = jaxnet.data.digits().y
+    given, flipped = _beyond_examples.flip(jax.random.key(0), y, 0.1)
+    assert flipped.sum() == round(0.1 * len(y))
+    assert (given.sum(axis=1) == 1).all()
+    assert ((given != y).any(axis=1) == flipped).all()
+
+
+def test_what_private_training_spends():
+    pytest.importorskip("dp_accounting")
+    # Forty Gaussian mechanisms are one of 1/√40 of the noise: Balle & Wang 2018, theorem 8.
+    mu, spent = math.sqrt(40) / 16, _beyond_examples.epsilon(16.0, 40)
+    cdf = NormalDist().cdf
+    delta = cdf(mu / 2 - spent / mu) - math.exp(spent) * cdf(-mu / 2 - spent / mu)
+    assert delta == pytest.approx(_beyond_examples.DELTA, rel=0.05)
+    assert _beyond_examples.epsilon(0.0, 40) == math.inf
+    assert _beyond_examples.epsilon(1.0, 0) == 0
+
+
+@pytest.mark.promotes
 def test_the_main_job(tmp_path, capsys):
     assert everything.main(everything.Settings(output=tmp_path)) == 0
     printed = capsys.readouterr().out
-    assert printed.count("agrees") == 6
+    assert printed.count("agrees") == 8
     found = json.loads((tmp_path / "digits.json").read_text())
     assert found["numbers"]["test_accuracy"] >= 0.97
     assert found["settings"]["seed"] == 0
@@ -62,6 +134,9 @@ def test_the_main_job(tmp_path, capsys):
         "chain_rule.json", "chain_rule_lecture.png", "chain_rule_two_paths.png", "chain_rule_network.png",
         "xor.json", "xor_cost.png", "xor_boundary.png",
         "digits.json", "digits_cost.png", "digits_weights.png", "digits_confusion.png",
+        "beyond_gradient.json", "beyond_gradient_mislabelled.png", "beyond_gradient_noise_scale.png",
+        "beyond_gradient_spectrum.png", "beyond_gradient_kernel.png", "beyond_gradient_private.png",
+        "beyond_gradient_second_order.png",
     }  # fmt: skip
 
 
@@ -83,6 +158,10 @@ def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
         (digits, {"l2": -1.0}, "l2 is -1.0, expected a number >= 0"),
         (digits, {"batch_size": 5000}, "batch_size is 5000, but the data has 1294 examples"),
         (digits, {"repeats": 0}, "repeats is 0, expected at least 1"),
+        (beyond_gradient, {"repeats": 0}, "repeats is 0, expected at least 1"),
+        (beyond_gradient, {"flipped": 1.0}, "flipped is 1.0, expected a number between 0 and 1"),
+        (beyond_gradient, {"epochs": 0}, "epochs is 0, expected at least 1"),
+        (beyond_gradient, {"batch_size": 5000}, "batch_size is 5000, expected at most the 1438 training examples"),
     ],
 )
 def test_bad_settings_are_one_line_and_status_2(experiment, change, message, tmp_path, capsys):

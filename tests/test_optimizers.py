@@ -157,6 +157,8 @@ class TestKfac:
         (lambda: levenberg_marquardt(damping=0.0), ValueError, "damping is 0.0, expected a number > 0"),
         (lambda: levenberg_marquardt(iterations=0), ValueError, "iterations is 0"),
         (lambda: kfac(damping=-1.0), ValueError, "damping is -1.0"),
+        (lambda: levenberg_marquardt(damping="1"), ValueError, "damping is '1', expected a number > 0"),
+        (lambda: kfac(decay="a"), ValueError, "decay is 'a', expected a number"),
         (lambda: kfac(decay=1.0), ValueError, r"decay is 1.0, expected a number in \[0, 1\)"),
     ],
 )

@@ -537,6 +537,17 @@ def test_one_example_has_no_spread():
             quantity(params, x, y)
 
 
+def test_a_bad_second_set_is_named():
+    params, x, y = problem((3, 2))
+    for other, error, message in (
+        ((x[:, :2], y), ValueError, "other: x has 2 features"),
+        ((x, y, y), TypeError, r"other is a tuple of 3, expected a second set \(x, y\)"),
+        (x, TypeError, "other is an array .*, expected a second set"),
+    ):
+        with pytest.raises(error, match=message):
+            per_example.dot_products(params, x, y, other=other)
+
+
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_bad_batches(name):
     params, x, y = problem((3, 2))

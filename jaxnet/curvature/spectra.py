@@ -93,6 +93,8 @@ class Spectrum(NamedTuple):
 
         Stochastic Lanczos quadrature smoothed by Gaussians of standard deviation ``width`` (Lin, Saad & Yang 2016).
         """
+        if isinstance(width, (int, float)) and not width > 0:
+            raise ValueError(f"width is {width}, expected a number > 0")
         points = jnp.asarray(points, self.eigenvalues.dtype)
         width = checked_scalar("width", width, self.eigenvalues.dtype)
         away = (jnp.expand_dims(points, (-1, -2)) - jnp.expand_dims(self.eigenvalues, range(points.ndim))) / width

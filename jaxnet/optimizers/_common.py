@@ -15,6 +15,16 @@ def dot(a: Any, b: Any) -> Array:
     return jnp.sum(jnp.stack([jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]))
 
 
+def check_damping(damping: Any) -> None:
+    if not isinstance(damping, (int, float)) or not damping > 0:
+        raise ValueError(f"damping is {damping!r}, expected a number > 0")
+
+
+def check_decay(decay: Any) -> None:
+    if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
+        raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
+
+
 def needed(optimizer: str, given: Mapping[str, Any], *names: str) -> list[Any]:
     """The named arguments of an update; an error says which are missing, and who passes them."""
     missing = [name for name in names if name not in given]

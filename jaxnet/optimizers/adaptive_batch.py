@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from jaxnet._numeric import total_square
 from jaxnet._validate import checked_count, describe
+from jaxnet.optimizers._common import check_decay
 
 __all__ = ["AdaptiveBatchState", "adaptive_batch"]
 
@@ -81,8 +82,7 @@ def adaptive_batch(
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(f"optimizer is {describe(optimizer)}, expected an optax optimizer such as optax.sgd(0.5)")
     largest = checked_count("largest", largest, least=2)
-    if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
-        raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
+    check_decay(decay)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> AdaptiveBatchState:

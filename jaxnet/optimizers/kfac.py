@@ -14,7 +14,7 @@ from jaxnet import curvature
 from jaxnet.backprop import in_structure_of
 from jaxnet.curvature import Factors
 from jaxnet.network import from_augmented, to_augmented
-from jaxnet.optimizers._common import dot, needed
+from jaxnet.optimizers._common import check_damping, check_decay, dot, needed
 
 __all__ = ["KfacState", "kfac"]
 
@@ -59,10 +59,8 @@ def kfac(damping: float = 0.01, decay: float = 0.95) -> optax.GradientTransforma
     >>> bool(result.history["cost"][-1] < 1e-3)
     True
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay is {decay}, expected a number in [0, 1)")
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}, expected a number > 0")
+    check_decay(decay)
+    check_damping(damping)
 
     def init(params: Any) -> KfacState:
         zeros = [Factors(*(jnp.zeros((size, size), w.dtype) for size in w.T.shape)) for w in to_augmented(params)]

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxnet._validate import checked_count
 from jaxnet.curvature.products import Operator, ggn_operator
-from jaxnet.optimizers._common import dot, needed
+from jaxnet.optimizers._common import check_damping, dot, needed
 
 __all__ = ["LevenbergMarquardtState", "levenberg_marquardt"]
 
@@ -57,8 +57,7 @@ def levenberg_marquardt(damping: float = 1.0, iterations: int | None = None) -> 
     >>> bool(result.history["cost"][-1] < 1e-9)
     True
     """
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}, expected a number > 0")
+    check_damping(damping)
     if iterations is not None:
         iterations = checked_count("iterations", iterations, least=1)
 

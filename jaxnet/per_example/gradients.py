@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, square, total_square
+from jaxnet._validate import describe
 from jaxnet.backprop import Signals, backprop, in_structure_of, signals, weigh
 from jaxnet.network import Layer, Network, Params
 
@@ -105,7 +106,7 @@ def dot_products(
     (4, 1)
     """
     one = signals(params, x, y, net)
-    two = one if other is None else signals(params, *other, net)
+    two = one if other is None else _signals_of_other(params, other, net)
     parts = []
     for layer, h, delta, h2, delta2 in zip(
         params, one.activations[:-1], one.deltas, two.activations[:-1], two.deltas, strict=True
@@ -117,6 +118,17 @@ def dot_products(
             part += l2 * (_broadcast_sum(rows, columns)) + l2**2 * jnp.sum(layer.weight**2)
         parts.append(part)
     return add_up(parts)
+
+
+def _signals_of_other(params: Params, other: Any, net: Network) -> Signals:
+    if not isinstance(other, (tuple, list)) or len(other) != 2:
+        came = f"{describe(other)} of {len(other)}" if isinstance(other, (tuple, list)) else describe(other)
+        raise TypeError(f"other is {came}, expected a second set (x, y)")
+    x, y = other
+    try:
+        return signals(params, x, y, net)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"other: {error}") from None
 
 
 def _products(a: Array, b: Array) -> Array:
