@@ -128,7 +128,9 @@ def tangent_kernel(
 ) -> Figure:
     """The kernel's cosines before and after, sorted by class, and how it moves."""
     figure = _figure(13, 4.2)
-    *maps, curves = figure.subplots(1, 3)
+    columns: Any = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    heat, line = columns
+    maps, curves = heat.subplots(1, 2), line.subplots()
     starts = np.searchsorted(labels, np.arange(10))
     ends = np.searchsorted(labels, np.arange(10), side="right")
     image: Any = None
@@ -139,12 +141,12 @@ def tangent_kernel(
         for ticks in (axes.set_xticks, axes.set_yticks):
             ticks((starts + ends - 1) / 2, [str(label) for label in range(10)])
     maps[0].set_ylabel("held-out examples, by class")
-    figure.colorbar(image, ax=maps, label="cosine Θᵢⱼ / √(Θᵢᵢ Θⱼⱼ)", shrink=0.85)
+    heat.colorbar(image, ax=maps, label="cosine Θᵢⱼ / √(Θᵢᵢ Θⱼⱼ)", shrink=0.85)
     epochs = np.arange(alignment.shape[1])
     _band(curves, epochs, alignment, BLUE, "-", "alignment with the labels")
     _band(curves, epochs, change, ORANGE, "--", "1 − cosine with the start")
     curves.set_ylim(0, 1)
-    _finished(curves, "epoch", "centred kernels: cosine, or 1 − cosine", "how the kernel moves", loc="center right")
+    _finished(curves, "epoch", "cosine of centred kernels", "how the kernel moves", loc="center right")
     return figure
 
 
