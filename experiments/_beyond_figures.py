@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxnet.curvature import Spectrum
-from jaxnet.plots import BLUE, GREEN, ORANGE, PURPLE
+from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
 
-_STYLES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
+_STYLES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -54,7 +54,7 @@ def mislabelled(
         part.suptitle(title, fontsize=11)
         for axes, i in zip(part.subplots(4, 6).ravel(), chosen, strict=False):
             axes.imshow(x[i].reshape(8, 8), cmap="gray_r")
-            colour = ORANGE if flipped[i] else "black"
+            colour = VERMILLION if flipped[i] else "black"
             label = f"{given[i]} (is {true[i]})" if flipped[i] else f"{given[i]}"
             axes.set_title(label, fontsize=9, color=colour, fontweight="bold" if flipped[i] else "normal")
             axes.set(xticks=[], yticks=[])
@@ -108,7 +108,7 @@ def spectrum(largest: np.ndarray, smallest: np.ndarray, spectra: Mapping[int, Sp
     left, right = figure.subplots(1, 2)
     epochs = np.arange(len(largest))
     left.plot(epochs, largest, "-o", color=BLUE, label="largest", markersize=4)
-    left.plot(epochs, smallest, "--s", color=ORANGE, label="smallest", markersize=4)
+    left.plot(epochs, smallest, "--s", color=VERMILLION, label="smallest", markersize=4)
     left.axhline(0, color="gray", linewidth=0.8)
     _finished(left, "epoch", "eigenvalue", "extreme eigenvalues of the Hessian")
     low = min(float(found.eigenvalues.min()) for found in spectra.values())
@@ -144,7 +144,7 @@ def tangent_kernel(
     heat.colorbar(image, ax=maps, label="cosine Θᵢⱼ / √(Θᵢᵢ Θⱼⱼ)", shrink=0.85)
     epochs = np.arange(alignment.shape[1])
     _band(curves, epochs, alignment, BLUE, "-", "alignment with the labels")
-    _band(curves, epochs, change, ORANGE, "--", "1 − cosine with the start")
+    _band(curves, epochs, change, VERMILLION, "--", "1 − cosine with the start")
     curves.set_ylim(0, 1)
     _finished(curves, "epoch", "cosine of centred kernels", "how the kernel moves", loc="center right")
     return figure
@@ -161,8 +161,8 @@ def private(
     axes = figure.subplots()
     places = np.arange(len(noise_multipliers))
     error = plain["standard_error"] or 0.0
-    axes.axhline(plain["mean"], color=ORANGE, linestyle="--", label="plain, mini-batches")
-    axes.axhspan(plain["mean"] - error, plain["mean"] + error, color=ORANGE, alpha=0.2, linewidth=0)
+    axes.axhline(plain["mean"], color=VERMILLION, linestyle="--", label="plain, mini-batches")
+    axes.axhspan(plain["mean"] - error, plain["mean"] + error, color=VERMILLION, alpha=0.2, linewidth=0)
     axes.errorbar(
         places,
         [found["mean"] for found in accuracies],

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from jaxnet._colours import BLUE, BLUE_TO_VERMILLION, GREEN, PURPLE, VERMILLION
 from jaxnet._validate import checked_count
 from jaxnet.backprop import forward
 from jaxnet.losses import squared_error
@@ -23,9 +24,8 @@ from jaxnet.network import Network, Params
 
 __all__ = ["boundary_and_hidden_space", "confusion_matrix", "cost_curves", "first_layer_weights"]
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_COLOURS, _STYLES = (BLUE, ORANGE, GREEN, PURPLE), ("-", "--", "-.", ":")
-_DIVERGING = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#f7f7f7", ORANGE])
+_COLOURS, _STYLES = (BLUE, VERMILLION, GREEN, PURPLE), ("-", "--", "-.", ":")
+_DIVERGING = LinearSegmentedColormap.from_list("blue-orange", BLUE_TO_VERMILLION)
 _MARKERS = ("o", "s")
 
 
@@ -34,7 +34,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _scatter_classes(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    for value, colour, marker in zip((0, 1), (BLUE, ORANGE), _MARKERS, strict=True):
+    for value, colour, marker in zip((0, 1), (BLUE, VERMILLION), _MARKERS, strict=True):
         points = x[(y > 0.5) == value]
         axes.scatter(*points.T, c=colour, marker=marker, s=130, edgecolors="white", linewidths=2, zorder=3)
         axes.scatter(*points.T, c=colour, marker=marker, s=90, edgecolors="black", zorder=4, label=f"y = {value}")

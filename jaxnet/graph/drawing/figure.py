@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
+from jaxnet._colours import BLUE, BLUE_TO_VERMILLION, VERMILLION
 from jaxnet.graph.drawing.faces import (
     LINE,
     NUMBERS,
@@ -27,14 +28,14 @@ from jaxnet.graph.drawing.faces import (
     map_size,
     measured,
 )  # fmt: skip
-from jaxnet.graph.drawing.labels import BLUE, VERMILLION, compact, number
+from jaxnet.graph.drawing.labels import compact, number
 from jaxnet.graph.drawing.plan import Box, Plan
 from jaxnet.graph.drawing.scene import Rectangle, Scene, arranged
 
 __all__ = ["drawn"]
 
 INK, GREY = "#222222", "#777777"
-DIVERGING = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#f7f7f7", VERMILLION]).with_extremes(bad="#bbbbbb")
+DIVERGING = LinearSegmentedColormap.from_list("blue-orange", BLUE_TO_VERMILLION).with_extremes(bad="#bbbbbb")
 FILLS = {"argument": "#eef4f9", "operation": "#ffffff", "folded": "#e9e9e9"}
 MARGIN, LEGEND, HEADING = 14.0, 30.0, 22.0
 PAGE = (1000.0, 620.0)

@@ -12,11 +12,22 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnet.graph.nodes import Node
+from jaxnet.graph.tape import function_name
 from jaxnet.graph.tracing import Graph
 
-__all__ = ["Names", "clipped", "compact", "constants", "is_opaque", "norm", "number", "shape", "source", "summary"]
-
-BLUE, VERMILLION = "#0072B2", "#D55E00"  # Okabe & Ito 2008: of values, and of gradients
+__all__ = [
+    "Names",
+    "all_but_numbers",
+    "clipped",
+    "compact",
+    "constants",
+    "is_opaque",
+    "norm",
+    "number",
+    "shape",
+    "source",
+    "summary",
+]
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -75,6 +86,13 @@ class Names:
     def equation(self, node: Node) -> tuple[str, str]:
         """Name and expression, for v₃ = a + b."""
         return self.name(node), self.expression(node)
+
+
+def all_but_numbers(graph: Graph) -> set[int]:
+    """Positions of all nodes but the numbers that stand in the expressions that use them; results are never those."""
+    numbers = constants(graph)
+    named = {node.index for node in graph.nodes if node.primitive != "constant" or node.index not in numbers}
+    return named | {node.index for node in graph.outputs}
 
 
 def constants(graph: Graph) -> dict[int, str]:
@@ -156,7 +174,7 @@ def _function(node: Node) -> str:
     """The name of a primitive, or of the function in a node that was kept whole."""
     params, primitive = node.params, node.primitive
     if primitive.startswith("custom_") and "call_jaxpr" in params:
-        name = params["call_jaxpr"].jaxpr.debug_info.func_name
+        name = function_name(params)
         return name if name.isidentifier() else primitive
     if primitive == "scan":
         return f"scan ×{params['length']}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, constants, is_opaque
+from jaxnet.graph.drawing.labels import SAME_NUMBERS, Names, all_but_numbers, constants, is_opaque
 from jaxnet.graph.drawing.scopes import Frame, down_to, scopes, shortened
 from jaxnet.graph.nodes import Edge, Node
 from jaxnet.graph.tracing import Graph
@@ -141,12 +141,10 @@ def _as_far_as_fits(root: Frame, drawn: Callable[[set[Frame]], Plan]) -> set[Fra
 
 def _shown(graph: Graph, plumbing: bool) -> set[int]:
     """Positions of the nodes that are shown."""
+    if plumbing:
+        return all_but_numbers(graph)
     numbers = constants(graph)
     outputs = {node.index for node in graph.outputs}
-    if plumbing:
-        return {
-            node.index for node in graph.nodes if node.primitive != "constant" or node.index not in numbers
-        } | outputs
     leading = set(outputs)
     for node in reversed(graph.nodes):
         if node.index in leading:

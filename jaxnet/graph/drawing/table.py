@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from jaxnet.graph.drawing.labels import BLUE, VERMILLION, Names, compact, constants, shape, source
+from jaxnet._colours import BLUE, VERMILLION
+from jaxnet.graph.drawing.labels import Names, all_but_numbers, compact, shape, source
 from jaxnet.graph.nodes import Node
 from jaxnet.graph.tracing import Graph
 
@@ -24,10 +25,8 @@ def rows(graph: Graph, most: int | None) -> Iterator[tuple[str, ...] | int]:
 
     Where there are more than ``most``, the first and the last of them, with how many are left out between.
     """
-    numbers = constants(graph)
-    outputs = {node.index for node in graph.outputs}
-    shown = [n for n in graph.nodes if n.primitive != "constant" or n.index not in numbers or n.index in outputs]
-    indices = {node.index for node in shown}
+    indices = all_but_numbers(graph)
+    shown = [node for node in graph.nodes if node.index in indices]
     names = Names(graph, lambda node: node.index in indices)
     left_out = 0 if most is None else max(len(shown) - most, 0)
     head = len(shown) if not left_out else (len(shown) - left_out + 1) // 2

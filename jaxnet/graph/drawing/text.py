@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from jaxnet.graph.drawing.labels import BLUE, VERMILLION, compact, is_opaque, shape, summary
+from jaxnet._colours import BLUE, VERMILLION
+from jaxnet.graph.drawing.labels import compact, is_opaque, shape, summary
 from jaxnet.graph.drawing.plan import Box, Link, Open, Plan
 
 __all__ = ["dot", "mermaid"]
