@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 from jax import Array
 
 import jaxnet
-from experiments.common import RESULTS, Result, network_agreement, present
+from experiments.common import RESULTS, Result, estimate, network_agreement, present
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -92,15 +91,15 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         )
         for part, start in zip(splits, starts, strict=True)
     ]
-    accuracies = np.array(
+    accuracy = estimate(
         [float(jaxnet.accuracy(result.params, *part.test, net)) for result, part in zip(results, splits, strict=True)]
     )
     first, result = splits[0], results[0]
     history = result.history
     numbers = {
-        "test_accuracy": float(accuracies.mean()),
-        "standard_error": float(accuracies.std(ddof=1) / math.sqrt(len(accuracies))) if len(accuracies) > 1 else None,
-        "test_accuracies": accuracies,
+        "test_accuracy": accuracy["mean"],
+        "standard_error": accuracy["standard_error"],
+        "test_accuracies": accuracy["values"],
         "first_test_cost": float(jaxnet.cost(result.params, *first.test, net)),
         "first_training_accuracy": float(jaxnet.accuracy(result.params, *first.training, net)),
         "first_validation_accuracy": float(jaxnet.accuracy(result.params, *first.validation, net)),
@@ -120,7 +119,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
             jnp.argmax(first.test.y, axis=-1),
             jnp.argmax(jaxnet.forward(result.params, first.test.x, net), axis=-1),
             [str(digit) for digit in range(10)],
-            title=f"Digits: {len(first.test.x)} test examples, {accuracies[0]:.1%} right",
+            title=f"Digits: {len(first.test.x)} test examples, {accuracy['values'][0]:.1%} right",
         ),
     }
     if settings.epochs:

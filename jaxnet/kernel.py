@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import add_up
 from jaxnet._validate import check_x, checked_array, checked_count
 from jaxnet.backprop import backward_pass, contract, forward_pass
 from jaxnet.curvature.passes import forward_along
@@ -147,19 +148,19 @@ def _full(left: Derivatives, right: Derivatives) -> Array:
     for h, d, g, e in zip(*left, *right, strict=True):
         products = d.reshape(-1, d.shape[2]) @ e.reshape(-1, e.shape[2]).T  # one product, faster than einsum's
         parts.append(products.reshape(*d.shape[:2], *e.shape[:2]) * (h @ g.T + 1)[:, None, :, None])
-    return jnp.swapaxes(sum(parts[1:], parts[0]), 1, 2)
+    return jnp.swapaxes(add_up(parts), 1, 2)
 
 
 def _diagonal(left: Derivatives, right: Derivatives) -> Array:
     parts = [
         jnp.einsum("iku,jku->ijk", d, e) * (h @ g.T + 1)[:, :, None] for h, d, g, e in zip(*left, *right, strict=True)
     ]
-    return sum(parts[1:], parts[0])
+    return add_up(parts)
 
 
 def _trace(left: Derivatives, right: Derivatives) -> Array:
     parts = [jnp.einsum("iku,jku->ij", d, e) * (h @ g.T + 1) for h, d, g, e in zip(*left, *right, strict=True)]
-    return sum(parts[1:], parts[0])
+    return add_up(parts)
 
 
 _PARTS: dict[str, Callable[[Derivatives, Derivatives], Array]] = {

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import add_up
 from jaxnet.backprop import add_penalty, backward_pass, contract, in_structure_of
 from jaxnet.curvature.passes import (
     Passes,
@@ -85,12 +86,8 @@ def trace(
 
     Arguments and errors as for `jaxnet.curvature.hvp`. Where the network is deep and wide, `trace_estimate` is cheaper.
     """
-    return sum_of(hessian_diagonal(params, x, y, net, weights))
-
-
-def sum_of(tree: Any) -> Array:
-    """The sum of all entries of all leaves."""
-    return jnp.sum(jnp.stack([jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]))
+    diagonal = hessian_diagonal(params, x, y, net, weights)
+    return add_up([jnp.sum(leaf) for leaf in jax.tree.leaves(diagonal)])
 
 
 def output_cotangents(passes: Passes) -> tuple[Array, ...]:

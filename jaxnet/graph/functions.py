@@ -86,12 +86,13 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
             if not -len(args) <= position < len(args):
                 raise ValueError(f"argnums is {argnums}, but there are {len(args)} arguments")
         wanted = [position % len(args) for position in positions]
-        for position in wanted:
+        active = sorted(set(wanted))
+        for position in active:
             _check_real(args[position], position)
-        recording = record(partial(f, **options) if options else f, args, sorted(set(wanted)))
+        recording = record(partial(f, **options), args, active)
         bars = jax.tree.unflatten(recording.arguments, recording.tape.back([seed(recording)]))
-        found = dict(zip(sorted(set(wanted)), bars, strict=True))
-        return found[wanted[0]] if isinstance(argnums, int) else tuple(found[position] for position in wanted)
+        found = tuple(bars[active.index(position)] for position in wanted)
+        return found[0] if isinstance(argnums, int) else found
 
     return gradient
 

@@ -30,8 +30,10 @@ __all__ = [
     "Scope",
     "Tape",
     "bind",
+    "function_name",
     "is_differentiable",
     "jaxpr_and_consts",
+    "reached_results",
     "source_of",
     "to_zero",
 ]
@@ -91,9 +93,13 @@ class Tape:
     def of(cls, jaxpr: Any, operands: Sequence[Any], active: Sequence[bool], *, unroll: bool = False) -> Tape:
         """The tape of a whole program."""
         tape = cls(unroll=unroll)
-        tape.inputs = [tape.put(value, active=wanted) for value, wanted in zip(operands, active, strict=True)]
+        tape.begin(operands, active)
         tape.results = tape.run(jaxpr, tape.inputs)
         return tape
+
+    def begin(self, operands: Sequence[Any], active: Sequence[bool]) -> None:
+        """Put the operands of a program on the tape, as its inputs."""
+        self.inputs = [self.put(value, active=wanted) for value, wanted in zip(operands, active, strict=True)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -121,25 +127,14 @@ class Tape:
             return position[atom]
 
         for equation in jaxpr.eqns:
-            results = self.apply(
-                equation.primitive,
-                equation.params,
-                [look_up(atom) for atom in equation.invars],
-                (*scope, *(part for part in equation.source_info.name_stack.stack if hasattr(part, "name"))),
-                equation.source_info.traceback,
-            )
+            inner = (part for part in equation.source_info.name_stack.stack if hasattr(part, "name"))
+            results = self.apply(equation, [look_up(atom) for atom in equation.invars], (*scope, *inner))
             position.update(zip(equation.outvars, results, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
 
-    def apply(
-        self,
-        primitive: Primitive,
-        params: Mapping[str, Any],
-        operands: list[int],
-        scope: tuple[Scope, ...],
-        traceback: Any,
-    ) -> list[int]:
-        """Run one primitive on values of the tape; the positions of its results."""
+    def apply(self, equation: Any, operands: list[int], scope: tuple[Scope, ...]) -> list[int]:
+        """Run one equation of a jaxpr on values of the tape; the positions of its results."""
+        primitive, params = equation.primitive, equation.params
         if primitive is P.name_p:
             self.names[operands[0]] = params["name"]
             return operands
@@ -149,20 +144,16 @@ class Tape:
                 return results
         values = [self.values[i] for i in operands]
         active = [self.active[i] for i in operands]
-        reached = REACHED[primitive](params, active) if primitive in REACHED else None
-        forward = (
-            RULES[primitive].forward if primitive in RULES and any(active if reached is None else reached) else None
-        )
+        reached = reached_results(equation, active)
+        forward = RULES[primitive].forward if primitive in RULES and any(reached) else None
         if forward is None:
             z = saved = bind(primitive, values, params)
         else:
             arrays = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in values)
             z, saved = forward(active, *arrays, **params)
         z = z if primitive.multiple_results else [z]
-        results = [
-            self.put(value, active=wanted)
-            for value, wanted in zip(z, [any(active)] * len(z) if reached is None else reached, strict=True)
-        ]
+        results = [self.put(value, active=wanted) for value, wanted in zip(z, reached, strict=True)]
+        traceback = equation.source_info.traceback
         self.equations.append(Equation(primitive, params, tuple(operands), tuple(results), saved, scope, traceback))
         return results
 
@@ -195,7 +186,7 @@ class Tape:
         if equation.primitive not in RULES:
             raise _missing(equation)
         z_bar = [
-            bars[i] if i in bars else jnp.zeros_like(self.values[i]) if is_differentiable(self.values[i]) else None
+            bars[i] if i in bars else to_zero(self.values[i]) if is_differentiable(self.values[i]) else None
             for i in equation.results
         ]
         operands = [self.values[i] for i in equation.operands]
@@ -295,6 +286,18 @@ def _missing(equation: Equation) -> NotImplementedError:
 def jaxpr_and_consts(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """The jaxpr, whose constants are variables, and their values."""
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def function_name(params: Mapping[str, Any]) -> str:
+    """What the function is called that a custom_jvp_call or custom_vjp_call with these parameters calls."""
+    return jaxpr_and_consts(params["call_jaxpr"])[0].debug_info.func_name
+
+
+def reached_results(equation: Any, active: Sequence[bool]) -> list[bool]:
+    """Which results of an equation of a jaxpr depend on active operands."""
+    if equation.primitive in REACHED:
+        return REACHED[equation.primitive](equation.params, active)
+    return [any(active)] * len(equation.outvars)
 
 
 def bind(primitive: Primitive, operands: Sequence[Any], params: Mapping[str, Any]) -> Any:

@@ -88,7 +88,7 @@ class Graph:
     ) -> Graph:
         """The graph of a program that leads from some nodes to others, whose gradients are its cotangents."""
         tape = Tape(unroll=True)
-        tape.inputs = [tape.put(node.value, active=node.active) for node in operands]
+        tape.begin([node.value for node in operands], [node.active for node in operands])
         found = program(tape)
         if found is None:
             raise ValueError(f"{results[0]!r} cannot be opened: its values are not known while the program is compiled")
@@ -277,7 +277,7 @@ def trace(f: Callable[..., Any], *, cotangent: Any = None, unroll: bool = True) 
     check_callable(f)
 
     def traced(*args: Any, **options: Any) -> Graph:
-        recording = record(partial(f, **options) if options else f, args, range(len(args)), unroll=unroll)
+        recording = record(partial(f, **options), args, range(len(args)), unroll=unroll)
         tape = recording.tape
         if cotangent is None:
             return Graph(recording, [seed(recording)])

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnet._numeric import add_up
+
 
 def dot(a: Any, b: Any) -> Array:
     """The inner product of two trees of one structure."""
-    return jnp.sum(jnp.stack([jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]))
+    return add_up([jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
 
 
 def check_damping(damping: Any) -> None:

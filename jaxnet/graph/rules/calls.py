@@ -18,7 +18,7 @@ from jax.extend.core import Primitive
 from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
-from jaxnet.graph.tape import OPENERS, Opener, Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
+from jaxnet.graph.tape import OPENERS, Opener, Scope, Tape, bind, function_name, is_differentiable, to_zero
 
 
 def opener(primitive: Primitive) -> Callable[[Opener], Opener]:
@@ -95,10 +95,9 @@ def _closing_over_nothing(kind: str, params: Mapping[str, Any]) -> Iterator[None
     try:
         yield
     except UnexpectedTracerError as error:
-        name = getattr(jaxpr_and_consts(params["call_jaxpr"])[0].debug_info, "func_name", "a function")
         raise NotImplementedError(
-            f"the rule of the jax.{kind} {name} closes over a value that is computed in f or is an argument of it, "
-            "which is not known any more when the rule runs; pass it to the function as an argument"
+            f"the rule of the jax.{kind} {function_name(params)} closes over a value that is computed in f or is an "
+            "argument of it, which is not known any more when the rule runs; pass it to the function as an argument"
         ) from error
 
 

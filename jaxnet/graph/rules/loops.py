@@ -15,7 +15,7 @@ from jax.extend.core import primitives as P
 
 from jaxnet.graph.registry import rule
 from jaxnet.graph.rules.calls import opener
-from jaxnet.graph.tape import REACHED, Scope, Tape, bind, is_differentiable, jaxpr_and_consts, to_zero
+from jaxnet.graph.tape import REACHED, Scope, Tape, bind, is_differentiable, jaxpr_and_consts, reached_results, to_zero
 
 # ----------------------------------------------------------------------------------------------------------------------
 # scan: z = (last carry, ys) from (consts, first carry, xs)
@@ -31,9 +31,7 @@ def _parts(params: Mapping[str, Any], operands: Sequence[Any]) -> tuple[list[Any
 
 
 @opener(P.scan_p)
-def _open_scan(
-    tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]
-) -> list[int] | None:
+def _open_scan(tape: Tape, operands: list[int], params: Mapping[str, Any], scope: tuple[Scope, ...]) -> list[int]:
     """Iteration by iteration."""
     consts, carry, xs = _parts(params, operands)
     order = range(params["length"])
@@ -124,13 +122,8 @@ def _reached(jaxpr: Any, active: Sequence[bool]) -> list[bool]:
     reached = {var for var, a in zip(jaxpr.invars, active, strict=True) if a}
     for equation in jaxpr.eqns:
         given = [not isinstance(atom, Literal) and atom in reached for atom in equation.invars]
-        if equation.primitive in REACHED:
-            through = REACHED[equation.primitive](equation.params, given)
-        else:
-            through = [any(given)] * len(equation.outvars)
-        reached.update(
-            var for var, a in zip(equation.outvars, through, strict=True) if a and is_differentiable(var.aval)
-        )
+        through = zip(equation.outvars, reached_results(equation, given), strict=True)
+        reached.update(var for var, a in through if a and is_differentiable(var.aval))
     return [not isinstance(atom, Literal) and atom in reached for atom in jaxpr.outvars]
 
 
@@ -221,7 +214,7 @@ def _open_while(
 
 def _run_while(active: Sequence[bool], *operands: Any, **params: Any) -> Any:
     tape = Tape()
-    tape.inputs = [tape.put(value, active=a) for value, a in zip(operands, active, strict=True)]
+    tape.begin(operands, active)
     results = _open_while(tape, tape.inputs, params, ())
     if results is None:
         return bind(P.while_p, operands, params), None
