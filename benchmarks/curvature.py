@@ -21,13 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxnet
-from benchmarks.harness import interleave, machine, ratio, save
+from benchmarks.harness import machine, memory, ratio, save, turns
+from benchmarks.programs import idiomatic_cost, idiomatic_forward
 from jaxnet import curvature, kernel
 
 SIZES = [((784, 30, 10), 128), ((784, 100, 10), 256), ((784, 512, 512, 10), 128)]
 KERNEL_EXAMPLES = 32
-TURN = 0.05
-"""Seconds that a turn should last at the least: short functions are called many times in it, on warm caches."""
 console = Console(width=120)
 
 
@@ -37,19 +36,6 @@ class Settings:
 
     rounds: int = 9
     """Turns of each contender."""
-
-
-def idiomatic_forward(params: Any, x: Array) -> Array:
-    """The outputs as most people write them."""
-    h = x
-    for weight, bias in params:
-        h = jax.nn.sigmoid(h @ weight.T + bias)
-    return h
-
-
-def idiomatic_cost(params: Any, x: Array, y: Array) -> Array:
-    """The mean squared error of `idiomatic_forward`."""
-    return jnp.mean(jnp.sum((idiomatic_forward(params, x) - y) ** 2, axis=-1))
 
 
 def product_contenders(params: Any, v: Any, x: Array, y: Array) -> dict[str, Any]:
@@ -102,26 +88,6 @@ def kernel_contenders(params: Any, x: Array) -> dict[str, Any]:
     return {name: jax.jit(form).lower(params, x).compile() for name, form in forms.items()}
 
 
-def turns(programs: dict[str, Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a call of each program; a turn is as many calls as fill its time, one after the other."""
-    single, _ = interleave({name: lambda p=p: p(*arguments) for name, p in programs.items()}, 3)
-    calls = {name: max(1, round(TURN / float(seconds.min()))) for name, seconds in single.items()}
-
-    def repeat(program: Any, times: int) -> Any:
-        for _ in range(times - 1):
-            jax.block_until_ready(program(*arguments))
-        return program(*arguments)
-
-    contenders = {name: lambda p=p, name=name: repeat(p, calls[name]) for name, p in programs.items()}
-    seconds, _ = interleave(contenders, rounds)
-    return {name: values / calls[name] for name, values in seconds.items()}
-
-
-def memory(program: Any) -> float:
-    """The temporary memory of compiled code, in MB."""
-    return program.memory_analysis().temp_size_in_bytes / 1e6
-
-
 def data(sizes: tuple[int, ...], n: int) -> tuple[Any, Any, Array, Array]:
     """Parameters, a direction, inputs and targets."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -160,7 +126,7 @@ def _table(
     rows = {}
     for name, values in seconds.items():
         times, low, high = ratio(values, seconds[unit])
-        used = memory(programs[name])
+        used = memory(programs[name])["temporary"]
         table.add_row(name, f"{np.median(values) * 1e6:,.0f}", f"{times:.2f} [{low:.2f}, {high:.2f}]", f"{used:.2f}")
         rows[name] = {"seconds": values.tolist(), "ratio": [times, low, high], "temporary_mb": used}
     return table, rows

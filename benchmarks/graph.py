@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxnet
-from benchmarks.harness import interleave, machine, ratio, save
+from benchmarks.harness import interleave, machine, memory, ratio, save
 from benchmarks.programs import Program, convolutional_network, transformer_block
 from jaxnet import graph
 
@@ -73,12 +73,8 @@ def compiled(gradient: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, 
     traced = time.perf_counter()
     program = lowered.compile()
     done = time.perf_counter()
-    memory = program.memory_analysis()
-    return program, {
-        "lower": traced - began,
-        "compile": done - traced,
-        "temporary bytes": float(memory.temp_size_in_bytes) if memory is not None else float("nan"),
-    }
+    costs = {"lower": traced - began, "compile": done - traced, "temporary MB": memory(program)["temporary"]}
+    return program, costs
 
 
 def measure(make: Callable[..., Program], rounds: int) -> dict[str, Any]:
@@ -121,7 +117,7 @@ def main(settings: Settings) -> None:
         shown = [row["program"], f"{row['milliseconds']['ours']:.2f}", f"{value:.2f} [{low:.2f}, {high:.2f}]"]
         costs = [row["costs"][name] for name in ("ours", "jax.grad")]
         shown += [f"{cost['lower']:.2f} + {cost['compile']:.2f}" for cost in costs]
-        shown += [f"{cost['temporary bytes'] / 1e6:.1f}" for cost in costs]
+        shown += [f"{cost['temporary MB']:.1f}" for cost in costs]
         table.add_row(*shown)
         tracing.add_row(
             row["program"],

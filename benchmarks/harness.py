@@ -37,6 +37,33 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+TURN = 0.05
+"""Seconds that a turn of a short program should last at the least: it is called many times in it, on warm caches."""
+
+
+def turns(programs: Mapping[str, Callable[..., Any]], arguments: tuple[Any, ...], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds a call of each program; a turn is as many calls as fill its time, one after the other."""
+    single, _ = interleave({name: lambda p=p: p(*arguments) for name, p in programs.items()}, 3)
+    calls = {name: max(1, round(TURN / float(seconds.min()))) for name, seconds in single.items()}
+
+    def repeat(program: Any, times: int) -> Any:
+        for _ in range(times - 1):
+            jax.block_until_ready(program(*arguments))
+        return program(*arguments)
+
+    contenders = {name: lambda p=p, name=name: repeat(p, calls[name]) for name, p in programs.items()}
+    seconds, _ = interleave(contenders, rounds)
+    return {name: values / calls[name] for name, values in seconds.items()}
+
+
+def memory(compiled: Any) -> dict[str, float]:
+    """Megabytes that a compiled program asks for, besides its arguments."""
+    found = compiled.memory_analysis()
+    # Results that reuse the memory of donated arguments ask for nothing.
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return {"temporary": found.temp_size_in_bytes / 1e6, "results": results / 1e6}
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
     """The ratio of the medians, with a 95 % bootstrap interval over the rounds."""
     rng = np.random.default_rng(0)

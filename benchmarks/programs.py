@@ -1,4 +1,4 @@
-"""Two programs that people differentiate: a transformer block and a convolutional network, small and plain."""
+"""Programs that people differentiate, small and plain: a network, a transformer block, a convolutional network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ class Program(NamedTuple):
 
     f: Any
     args: tuple[Any, ...]
+
+
+def idiomatic_forward(params: Any, x: Array) -> Array:
+    """The outputs of a sigmoid network as most people write it."""
+    h = x
+    for weight, bias in params:
+        h = jax.nn.sigmoid(h @ weight.T + bias)
+    return h
+
+
+def idiomatic_cost(params: Any, x: Array, y: Array) -> Array:
+    """The mean squared error of `idiomatic_forward`."""
+    return jnp.mean(jnp.sum((idiomatic_forward(params, x) - y) ** 2, axis=-1))
 
 
 def transformer_block(

@@ -23,11 +23,10 @@ from rich.table import Table
 
 import jaxnet
 from benchmarks import curvature
-from benchmarks.harness import interleave, machine, ratio, save
+from benchmarks.harness import interleave, machine, memory, ratio, save, turns
 from jaxnet import Network, per_example
 
 NET = Network()
-SHAPES = [((784, 30, 10), 128), ((784, 100, 10), 256), ((784, 512, 512, 10), 128)]
 LARGE, LARGE_BATCH, HUGE_BATCH, MICROBATCH = (5120, 2560, 1280), 32, 131_072, 512
 console = Console(width=120)
 
@@ -113,14 +112,6 @@ PER_EXAMPLE = {
 # Measuring
 
 
-def memory(compiled: Any) -> dict[str, float]:
-    """Megabytes that a compiled program asks for, besides its arguments."""
-    found = compiled.memory_analysis()
-    # Results that reuse the memory of donated arguments ask for nothing.
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    return {"temporary": found.temp_size_in_bytes / 1e6, "results": results / 1e6}
-
-
 def measure(title: str, rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[dict[str, Any]]:
     """Time and memory of quantities by hand against one gradient and against the automatic forms, as a table."""
     columns = ("sizes, n", "", "µs", "over gradient", "automatic over ours", "kB", "over gradient", "automatic kB")
@@ -138,12 +129,7 @@ def measure(title: str, rivals: dict[str, Rival], shapes: list[Any], rounds: int
             apart = distance(programs[name](*arguments), programs[f"{name}, automatic"](*arguments))
             if apart > 1e-4:
                 raise RuntimeError(f"{name} for {sizes} differs from its automatic form by {apart:.1e}")
-        # One gradient takes a fraction of a millisecond: several of ours a turn, and one of the slow forms.
-        calls = {name: 1 if "automatic" in name else 10 for name in programs}
-        seconds, _ = interleave(
-            {name: partial(_repeat, program, arguments, calls[name]) for name, program in programs.items()}, rounds
-        )
-        seconds = {name: values / calls[name] for name, values in seconds.items()}
+        seconds = turns(programs, arguments, rounds)
         used = {name: memory(program) for name, program in programs.items()}
         for name in ("gradient", *rivals):
             row: dict[str, Any] = {"sizes": sizes, "n": n, "quantity": name, "seconds": seconds[name].tolist()}
@@ -162,10 +148,6 @@ def measure(title: str, rivals: dict[str, Rival], shapes: list[Any], rounds: int
         table.add_section()
     console.print(table)
     return rows
-
-
-def _repeat(program: Callable[..., Any], arguments: Any, calls: int) -> list[Any]:
-    return [program(*arguments) for _ in range(calls)]
 
 
 def distance(actual: Any, expected: Any) -> float:
@@ -245,10 +227,10 @@ def _state(params: Any, optimizer: optax.GradientTransformation) -> jaxnet.State
 
 def main(settings: Settings) -> None:
     """Measure, print, and write ``results/benchmarks/quantities.json``."""
-    shapes, rounds = (SHAPES[:1], 3) if settings.quick else (SHAPES, settings.rounds)
+    shapes, rounds = (curvature.SIZES[:1], 3) if settings.quick else (curvature.SIZES, settings.rounds)
     found: dict[str, Any] = {"machine": machine()}
     found["per_example"] = measure("Per example", PER_EXAMPLE, shapes, rounds)
-    tables, found["curvature"] = curvature.measure(rounds, curvature.SIZES[:1] if settings.quick else curvature.SIZES)
+    tables, found["curvature"] = curvature.measure(rounds, shapes)
     for table in tables:
         console.print(table)
     if settings.large and not settings.quick:
