@@ -87,9 +87,9 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     def weighed_step(state: State, batch: Batch) -> tuple[State, tuple[Array, Array]]:
         state, metrics = step(state, batch)
         _, y, *weights = batch
-        wide = _wide(metrics["cost"].dtype)
-        share = jnp.sum(weights[0], dtype=wide) if weights else jnp.asarray(len(y), wide)
-        return state, (metrics["cost"].astype(wide), share)
+        dtype = wide(metrics["cost"].dtype)
+        share = jnp.sum(weights[0], dtype=dtype) if weights else jnp.asarray(len(y), dtype)
+        return state, (metrics["cost"].astype(dtype), share)
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         return lax.scan(weighed_step, state, rows_of(data, rows))
@@ -107,16 +107,17 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
 
 
-def _wide(dtype: DTypeLike) -> DTypeLike:
+def wide(dtype: DTypeLike) -> DTypeLike:
     """The dtype of an epoch's mean: at least float32, because half precision cannot count the examples."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Whether every number of every array is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batch | None) -> dict[str, Array]:
+def measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batch | None) -> dict[str, Array]:
     """The metrics after an epoch: each on the training data and on the validation data, and the validation cost."""
     values = {}
     if validation is not None:
@@ -161,8 +162,8 @@ def run(
     def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
         loop, history = carry
         state, mean_cost, finite = _epoch(plan, net, loop.state, data, jax.random.fold_in(key, loop.epoch))
-        finite &= _all_finite(state.params)
-        values = {"cost": mean_cost} | _measure(plan, net, state.params, data, validation)
+        finite &= all_finite(state.params)
+        values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
         history = {name: history[name].at[loop.epoch - start].set(value) for name, value in values.items()}
         best = loop.best
         if best is not None:
@@ -172,14 +173,13 @@ def run(
         done = jnp.where(finite, loop.epoch + 1, loop.epoch)
         return Loop(done, state, loop.state, finite, best), history
 
-    names = {"cost": jax.ShapeDtypeStruct((), _wide(data[0].dtype))} | jax.eval_shape(
-        lambda params: _measure(plan, net, params, data, validation), loop.state.params
+    names = {"cost": jax.ShapeDtypeStruct((), wide(data[0].dtype))} | jax.eval_shape(
+        lambda params: measure(plan, net, params, data, validation), loop.state.params
     )
     history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
     return lax.while_loop(goes_on, one_epoch, (loop, history))
 
 
-@partial(jax.jit, static_argnames="plan")
 def replay(
     plan: Plan, state: State, key: Array, epoch: Array, data: Batch, l2: Array | None
 ) -> tuple[State, Array, Array]:
@@ -191,7 +191,7 @@ def replay(
 
     def checked(state: State, rows: Array) -> tuple[State, Array, Array]:
         after, metrics = step(state, rows_of(data, rows))
-        return after, metrics["cost"], jnp.isfinite(metrics["cost"]) & _all_finite(after.params)
+        return after, metrics["cost"], jnp.isfinite(metrics["cost"]) & all_finite(after.params)
 
     def goes_on(carry: tuple[Array, State, Array, Array]) -> Array:
         i, _, _, finite = carry

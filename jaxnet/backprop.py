@@ -8,6 +8,7 @@ function, ℓ the loss of one example, δ = ∂ℓ/∂a a delta; layers are numb
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,15 +49,25 @@ class Signals(NamedTuple):
 # The passes
 
 
-def forward_pass(params: Params, x: Array, hidden: Activation, output: Activation) -> tuple[tuple[Array, ...], Array]:
+class Products(NamedTuple):
+    """The three products of the passes, for one way in which arrays are laid out."""
+
+    weigh: Callable[[Array, Layer], Array]  # h, layer -> h Wᵀ + b
+    carry_back: Callable[[Array, Layer], Array]  # δ, layer -> δ W
+    outer: Callable[[Array, Array], Layer]  # δ, h -> δᵀ h and Σ δ, summed over the examples
+
+
+def forward_pass(
+    params: Params, x: Array, hidden: Activation, output: Activation, products: Products | None = None
+) -> tuple[tuple[Array, ...], Array]:
     """Activations of every layer, the input first, and the logits aᴸ.
 
     h⁰ = x;  aˡ = hˡ⁻¹ Wˡᵀ + bˡ;  hˡ = s(aˡ)
     """
+    products = products or _EXAMPLES_FIRST
     activations, a = [x], x
     for layer, s in zip(params, [hidden] * (len(params) - 1) + [output], strict=True):
-        a = _weigh(activations[-1], layer.weight)
-        a = a + jnp.broadcast_to(layer.bias, a.shape)
+        a = products.weigh(activations[-1], layer)
         activations.append(s(a))
     return tuple(activations), a
 
@@ -69,24 +80,29 @@ def output_delta(net: Network, outputs: Array, logits: Array, y: Array) -> Array
 
 
 def backward_pass(
-    params: Params, activations: tuple[Array, ...], last_delta: Array, hidden: Activation
+    params: Params,
+    activations: tuple[Array, ...],
+    last_delta: Array,
+    hidden: Activation,
+    products: Products | None = None,
 ) -> tuple[Array, ...]:
     """Deltas of every layer, the first layer first, from back to front.
 
     δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ s′(aˡ)        Rumelhart, Hinton & Williams 1986
     """
+    products = products or _EXAMPLES_FIRST
     deltas = [last_delta]
     for layer, h in zip(reversed(params[1:]), reversed(activations[1:-1]), strict=True):
-        deltas.append(hidden.times_derivative(h, deltas[-1] @ layer.weight))
+        deltas.append(hidden.times_derivative(h, products.carry_back(deltas[-1], layer)))
     return tuple(reversed(deltas))
 
 
-def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...]) -> list[Layer]:
+def contract(
+    activations: tuple[Array, ...], deltas: tuple[Array, ...], products: Products | None = None
+) -> list[Layer]:
     """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
-    return [
-        Layer(weight=_outer(delta, h), bias=jnp.sum(delta, axis=tuple(range(delta.ndim - 1))))
-        for h, delta in zip(activations[:-1], deltas, strict=True)
-    ]
+    products = products or _EXAMPLES_FIRST
+    return [products.outer(delta, h) for h, delta in zip(activations[:-1], deltas, strict=True)]
 
 
 def _in_structure_of(params: Params, gradients: list[Layer]) -> Any:
@@ -119,6 +135,22 @@ def _outer(delta: Array, h: Array) -> Array:
         turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
         return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
     return jnp.tensordot(delta, h, axes=(examples, examples))
+
+
+def _weigh_with_bias(h: Array, layer: Layer) -> Array:
+    a = _weigh(h, layer.weight)
+    return a + jnp.broadcast_to(layer.bias, a.shape)
+
+
+def _carry_back(delta: Array, layer: Layer) -> Array:
+    return delta @ layer.weight
+
+
+def _outer_with_bias(delta: Array, h: Array) -> Layer:
+    return Layer(weight=_outer(delta, h), bias=jnp.sum(delta, axis=tuple(range(delta.ndim - 1))))
+
+
+_EXAMPLES_FIRST = Products(_weigh_with_bias, _carry_back, _outer_with_bias)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -26,8 +26,10 @@ ROWS = [
     {"graph"},
     {"data"},
     {"steps"},
-    {"_loop"},
+    {"_loop", "_progress"},
+    {"_arguments"},
     {"training"},
+    {"ensemble"},
     {"plots"},
 ]
 ROW = {module: i for i, row in enumerate(ROWS) for module in row}
@@ -116,7 +118,7 @@ def test_importing_jaxnet_is_light():
 
 def public_objects():
     yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
-    for module in ("activations", "check", "data", "graph", "losses", "plots"):
+    for module in ("activations", "check", "data", "ensemble", "graph", "losses", "plots"):
         module = importlib.import_module(f"jaxnet.{module}")
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
 
@@ -142,7 +144,8 @@ def test_every_public_definition_is_listed():
             and (inspect.isfunction(value) or inspect.isclass(value))
         }
         # Public to the other modules of the package, not to its users.
-        internal = {"forward_pass", "backward_pass", "output_delta", "contract", "check_network"}
+        internal = {"forward_pass", "backward_pass", "output_delta", "contract", "check_network", "Products"}
+        internal |= {"check_kind", "checked_members", "per_member"}
         assert defined - internal <= set(module.__all__), path
 
 

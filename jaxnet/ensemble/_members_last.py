@@ -1,0 +1,92 @@
+"""The gradients of a chunk of tiny networks with the members on the last axis: sums over units written out.
+
+Weights are (units, inputs, m), biases (units, m), activations and deltas (n, units, m), or with 1 in the place of m
+where all members share them. Every operation then runs along the members, whatever the size of a layer; a product of
+2 × 2 matrices fills a vector register with as many members as it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnet.activations import Activation
+from jaxnet.backprop import Products, backward_pass, contract, forward_pass, output_delta
+from jaxnet.losses import Loss
+from jaxnet.network import Layer, Network
+
+
+def _total(terms: list[Array]) -> Array:
+    total, *others = terms
+    for term in others:
+        total = total + term
+    return total
+
+
+def _weigh(h: Array, layer: Layer) -> Array:
+    units, inputs, _ = layer.weight.shape
+    terms = [h[:, i, None, :] * layer.weight[None, :, i, :] for i in range(inputs)]
+    return _total([*terms, layer.bias[None, :, :]])
+
+
+def _carry_back(delta: Array, layer: Layer) -> Array:
+    return _total([delta[:, k, None, :] * layer.weight[None, k, :, :] for k in range(delta.shape[1])])
+
+
+def _outer(delta: Array, h: Array) -> Layer:
+    n = len(delta)
+    weight = _total([delta[i, :, None, :] * h[i, None, :, :] for i in range(n)])
+    return Layer(weight, _total([delta[i] for i in range(n)]))
+
+
+MEMBERS_LAST = Products(_weigh, _carry_back, _outer)
+
+
+@lru_cache
+def _mapped_activation(s: Activation) -> Activation:
+    """An activation over arrays with the members last."""
+    return replace(
+        s,
+        value=jax.vmap(s.value, in_axes=-1, out_axes=-1),
+        times_derivative=jax.vmap(s.times_derivative, in_axes=-1, out_axes=-1),
+    )
+
+
+@lru_cache
+def _mapped_network(net: Network) -> Network:
+    """A network over arrays with the members last."""
+    loss: Loss = replace(
+        net.loss,
+        value=jax.vmap(net.loss.value, in_axes=-1, out_axes=-1),
+        derivative=jax.vmap(net.loss.derivative, in_axes=-1, out_axes=-1),
+        link=net.loss.link and _mapped_activation(net.loss.link),
+    )
+    return Network(_mapped_activation(net.hidden), _mapped_activation(net.output), loss)
+
+
+def gradients(
+    params: Any, x: Array, y: Array, weights: Array | None, net: Network, l2: Array | None
+) -> tuple[Array, Any]:
+    """Costs (m,) and gradients of the members, as `jaxnet.backprop` computes them for one.
+
+    x (n, inputs, m or 1), y (n, outputs, m or 1), weights (n, m or 1) or None; l2 (m,), () or None.
+    """
+    net = _mapped_network(net)
+    shares = 1 / len(x) if weights is None else weights / jnp.sum(weights, axis=0, keepdims=True)
+    activations, logits = forward_pass(params, x, net.hidden, net.output, MEMBERS_LAST)
+    outputs, y = activations[-1], jnp.broadcast_to(y, logits.shape)
+    last_delta = output_delta(net, outputs, logits, y) * (shares if weights is None else shares[:, None, :])
+    deltas = backward_pass(params, activations, last_delta, net.hidden, MEMBERS_LAST)
+    layers = contract(activations, deltas, MEMBERS_LAST)
+    losses = net.loss.value(outputs if net.loss.link is None else logits, y)
+    values = _total(list(losses * shares))
+    if l2 is not None:
+        l2 = l2.reshape(1, 1, -1)
+        layers = [Layer(g.weight + l2 * layer.weight, g.bias) for g, layer in zip(layers, params, strict=True)]
+        values = values + l2[0, 0] / 2 * sum(jnp.sum(layer.weight**2, axis=(0, 1)) for layer in params)
+    return values, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(layers))
