@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, data, graph, losses
+from jaxnet import activations, check, data, ensemble, graph, losses
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "cost",
     "data",
+    "ensemble",
     "forward",
     "forward_with_backprop",
     "from_augmented",

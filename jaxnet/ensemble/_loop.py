@@ -60,7 +60,8 @@ def member_plan(plan: Plan, hyperparams: tuple[Array, ...]) -> solo.Plan:
     """The plan of one member, whose optimizer is made from its hyperparameters."""
     if plan.names is None:
         return plan.solo
-    return replace(plan.solo, optimizer=plan.solo.optimizer(**dict(zip(plan.names, hyperparams, strict=True))))
+    make: Any = plan.solo.optimizer
+    return replace(plan.solo, optimizer=make(**dict(zip(plan.names, hyperparams, strict=True))))
 
 
 def split(own: Any, given: Any) -> tuple[Any, Any]:
@@ -246,52 +247,120 @@ def _select(axis: int, mask: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(select, new, old)
 
 
+def _active(loop: Loop, patience: ArrayLike | None) -> Array:
+    """Who goes on."""
+    go = ~loop.failed
+    if loop.best is not None:
+        go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
+    return go
+
+
+def _one_epoch(chunk: _Chunk, loop: Loop, patience: ArrayLike | None) -> tuple[Loop, dict[str, Array]]:
+    """An epoch of the members who go on, and what it is recorded by: nan for the others."""
+    go = _active(loop, patience)
+    state, costs, finite = _epoch(chunk, loop.state, loop.epoch)
+    finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
+    failed = loop.failed | (go & ~finite)
+    go &= finite
+    state = _select(chunk.axis, go, state, loop.state)
+    values = {"cost": costs} | _measure(chunk, state.params)
+    best = loop.best
+    if best is not None:
+        better = go & (values["validation_cost"] < best.cost)
+        best = Best(
+            jnp.where(better, values["validation_cost"], best.cost),
+            jnp.where(better, loop.epoch, best.epoch),
+            _select(chunk.axis, better, state, best.state),
+        )
+    values = {name: jnp.where(go, value, jnp.nan) for name, value in values.items()}
+    return Loop(loop.epoch + 1, state, jnp.where(go, loop.done + 1, loop.done), failed, best), values
+
+
+def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
+    """What an epoch is recorded by: shapes and dtypes."""
+    costs = {"cost": jax.ShapeDtypeStruct((chunk.members,), wide(chunk.given.data[0].dtype))}
+    return costs | jax.eval_shape(lambda params: _measure(chunk, params), params)
+
+
+_BLOCK = 32
+
+
+def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str, Array]]:
+    """``stride`` epochs and their records: (_BLOCK, m), or where not each is recorded, (1, m) of the last.
+
+    Whether members are finite is asked once, after the block, because what is not finite stays so. Only where one
+    is not, the block is run again with care. This keeps the loop over the epochs of tiny networks to a few kernels.
+    """
+    every = chunk.plan.every == 1
+    rows = {
+        name: jnp.zeros((_BLOCK if every else 1, chunk.members), value.dtype)
+        for name, value in _names(chunk, loop.state.params).items()
+    }
+
+    def record(rows: dict[str, Array], i: ArrayLike, values: dict[str, Array]) -> dict[str, Array]:
+        return rows | {name: rows[name].at[i if every else 0].set(value) for name, value in values.items()}
+
+    def hopeful_epoch(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+        state, rows = carry
+        state, costs, _ = _epoch(chunk, state, loop.epoch + i)
+        if every:
+            return state, record(rows, i, {"cost": costs} | _measure(chunk, state.params))
+        # Not finite from where one cost was not.
+        return state, rows | {"cost": costs[None] + 0 * rows["cost"]}
+
+    state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
+    if not every:
+        hoped = record(hoped, 0, _measure(chunk, state.params))
+    go = _active(loop, None)
+    finite = jnp.all(jnp.isfinite(hoped["cost"]), axis=0)
+    finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
+
+    def accept() -> tuple[Loop, dict[str, Array]]:
+        kept = _select(chunk.axis, go, state, loop.state)
+        values = {name: jnp.where(jnp.broadcast_to(go, row.shape), row, jnp.nan) for name, row in hoped.items()}
+        return Loop(loop.epoch + stride, kept, jnp.where(go, loop.done + stride, loop.done), loop.failed, None), values
+
+    def with_care() -> tuple[Loop, dict[str, Array]]:
+        def epoch(i: Array, carry: tuple[Loop, Any]) -> tuple[Loop, Any]:
+            loop, values = _one_epoch(chunk, carry[0], None)
+            return loop, record(carry[1], i, values)
+
+        return lax.fori_loop(jnp.zeros_like(stride), stride, epoch, (loop, rows))
+
+    return lax.cond(jnp.all(finite | ~go), accept, with_care)
+
+
 def _run_chunk(
     plan: Plan, loop: Loop, given: Given, patience: ArrayLike | None, begin: ArrayLike, end: ArrayLike
 ) -> tuple[Loop, dict[str, Array]]:
-    m = len(loop.done)
-    chunk = _chunk(plan, m, given)
-
-    def active(loop: Loop) -> Array:
-        go = ~loop.failed
-        if loop.best is not None:
-            go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
-        return go
+    """Epochs until ``end``, or the end of the last member; with their history, (capacity, m)."""
+    chunk = _chunk(plan, len(loop.done), given)
+    in_blocks = loop.best is None and plan.layout.name == MEMBERS_LAST
+    length = _BLOCK if in_blocks and plan.every == 1 else 1
 
     def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:
-        return (carry[0].epoch < end) & jnp.any(active(carry[0]))
+        return (carry[0].epoch < end) & jnp.any(_active(carry[0], patience))
 
-    def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
+    def some_epochs(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
         loop, history = carry
-        go = active(loop)
-        state, costs, finite = _epoch(chunk, loop.state, loop.epoch)
-        finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
-        failed = loop.failed | (go & ~finite)
-        go &= finite
-        state = _select(chunk.axis, go, state, loop.state)
-        values = {"cost": costs} | _measure(chunk, state.params)
-        best = loop.best
-        if best is not None:
-            better = go & (values["validation_cost"] < best.cost)
-            best = Best(
-                jnp.where(better, values["validation_cost"], best.cost),
-                jnp.where(better, loop.epoch, best.epoch),
-                _select(chunk.axis, better, state, best.state),
-            )
-        record = (loop.epoch + 1) // plan.every - jnp.asarray(begin) // plan.every - 1
-        # Out of bounds, and so dropped, where this epoch is not recorded.
-        record = jnp.where((loop.epoch + 1) % plan.every == 0, record, jnp.asarray(plan.capacity, record.dtype))
-        history = {
-            name: history[name].at[record].set(jnp.where(go, value, jnp.nan), mode="drop")
-            for name, value in values.items()
-        }
-        return Loop(loop.epoch + 1, state, jnp.where(go, loop.done + 1, loop.done), failed, best), history
+        first = loop.epoch // plan.every - jnp.asarray(begin) // plan.every
+        if in_blocks:
+            most = _BLOCK if plan.every == 1 else plan.every - loop.epoch % plan.every
+            loop, values = _one_block(chunk, loop, jnp.minimum(most, jnp.asarray(end) - loop.epoch))
+        else:
+            loop, values = _one_epoch(chunk, loop, patience)
+        # Out of bounds, and so dropped, where no record is due.
+        due = (loop.epoch % plan.every == 0) | (length > 1)
+        first = jnp.where(due, first, jnp.asarray(plan.capacity + length, first.dtype))
+        rows = {name: value.reshape(length, -1) for name, value in values.items()}
+        return loop, {name: lax.dynamic_update_slice_in_dim(history[name], row, first, 0) for name, row in rows.items()}
 
-    names = {"cost": jax.ShapeDtypeStruct((m,), wide(given.data[0].dtype))} | jax.eval_shape(
-        lambda params: _measure(chunk, params), loop.state.params
-    )
-    history = {name: jnp.full((plan.capacity, m), jnp.nan, value.dtype) for name, value in names.items()}
-    return lax.while_loop(goes_on, one_epoch, (loop, history))
+    # The rows of a last, short block, and records that are not due, go behind those that count.
+    history = {
+        name: jnp.full((plan.capacity + length, len(loop.done)), jnp.nan, value.dtype)
+        for name, value in _names(chunk, loop.state.params).items()
+    }
+    return lax.while_loop(goes_on, some_epochs, (loop, history))
 
 
 @partial(jax.jit, static_argnames="plan")

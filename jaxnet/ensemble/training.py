@@ -177,12 +177,14 @@ def train(
     epochs, batch_size, patience = checked_options(n, epochs, batch_size, patience, validation)
     named_metrics = checked_metrics(metrics)
     names, values = checked_hyperparams(hyperparams, members, dtype, optimizer)
-    check_functions(optimizer if names is None else optimizer(**dict(zip(names, first(values), strict=True))), gradient)
+    make: Any = optimizer
+    check_functions(make if names is None else make(**dict(zip(names, first(values), strict=True))), gradient)
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     if not isinstance(layout, Layout):
-        layout = choose(layout, members, member)
+        sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
+        layout = choose(layout, members, sizes, batch_size, gradient is backprop)
     plan = Plan(
-        solo.Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size),
+        solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
         _own(given),
         layout,
@@ -234,7 +236,7 @@ def _train_groups(
     size, starts = cut_into_groups(plan.layout, members)
     plan = replace(plan, capacity=max(1, min(solo.CAPACITY, -(-epochs // plan.every), 2**22 // size)))
     own, common = split(plan.own, given)
-    patience = None if patience is None else np.int32(patience)
+    wait = None if patience is None else np.int32(patience)
     stop, lock, shown = Event(), Lock(), [0]
     groups: list[_Group] = []
     running: deque[Future[Any]] = deque()
@@ -252,7 +254,8 @@ def _train_groups(
 
         def collect() -> None:
             loops, history = running.popleft().result()
-            groups.append(_Group(*finish(plan, loops), history))
+            state, done, failed, best_epoch = finish(plan, loops)
+            groups.append(_Group(state, done, failed, best_epoch, history))
 
         try:
             for start in starts:
@@ -260,12 +263,10 @@ def _train_groups(
                     collect()
                 some, some_own = _members((params, own), start, size)
                 hyperparams = merge(plan.own, some_own, common).hyperparams
-                loops = begin(plan, some, hyperparams, patience)
+                loops = begin(plan, some, hyperparams, wait)
                 chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), some_own)
-                program = _compiled(plan, loops, chunks, common, patience)
-                running.append(
-                    pool.submit(_drive, program, plan, loops, chunks, common, patience, epochs, stop, report)
-                )
+                program = _compiled(plan, loops, chunks, common, wait)
+                running.append(pool.submit(_drive, program, plan, loops, chunks, common, wait, epochs, stop, report))
             while running:
                 collect()
         finally:
@@ -279,7 +280,7 @@ def _drive(
     loops: Loop,
     own: Given,
     common: Given,
-    patience: int | None,
+    patience: np.int32 | None,
     epochs: int,
     stop: Event,
     report: Callable[[int, np.ndarray], None],
@@ -309,20 +310,23 @@ def _drive(
 
 def _by_member(values: Array, records: int) -> np.ndarray:
     """A history (chunks, records, members of a chunk) as (members, records), the records that were made."""
-    return np.moveaxis(np.asarray(values)[:, :records], 1, -1).reshape(-1, records)
+    chunks, _, members = values.shape
+    return np.moveaxis(np.asarray(values)[:, :records], 1, -1).reshape(chunks * members, records)
 
 
 @lru_cache(maxsize=64)
 def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple[Any, ...]) -> Any:
-    return run.lower(plan, *jax.tree.unflatten(tree, shapes)).compile()
+    # XLA's default is 256 bits; processors without wider registers take two instructions then.
+    options: Any = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return run.lower(plan, *jax.tree.unflatten(tree, shapes)).compile(options)
 
 
-def _compiled(plan: Plan, loops: Loop, own: Given, common: Given, patience: int | None) -> Any:
+def _compiled(plan: Plan, loops: Loop, own: Given, common: Given, patience: np.int32 | None) -> Any:
     """The compiled loop; compiled here, because JAX's settings belong to threads."""
     zero = np.int32(0)
     leaves, tree = jax.tree.flatten((loops, own, common, patience, zero, zero))
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    config = (jax.config.read("jax_enable_x64"), jax.config.jax_default_matmul_precision)
+    config = (jax.config.read("jax_enable_x64"), jax.config.read("jax_default_matmul_precision"))
     return _compiled_for(plan, tree, shapes, config)
 
 
