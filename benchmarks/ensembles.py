@@ -189,8 +189,20 @@ def measure(case: Case, rounds: int, peak: float) -> dict[str, Any]:
 
 def show(title: str, cases: list[Case], settings: Settings, peak: float) -> list[dict[str, Any]]:
     """Measure and print some cases."""
-    columns = "sizes members batch layout ns-a-step usual ratio bar GFLOP/s of-peak differ-by".split()
-    table, rows = Table(*columns, title=title), []
+    names = (
+        "sizes",
+        "members",
+        "batch",
+        "layout",
+        "ns a step",
+        "usual",
+        "ratio",
+        "bar",
+        "GFLOP/s",
+        "of peak",
+        "differ",
+    )
+    table, rows = Table(*names, title=title), []
     for case in cases:
         row = measure(case, settings.rounds, peak)
         value, low, high = row["ratio"]

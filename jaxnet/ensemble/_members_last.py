@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnet.activations import Activation, sigmoid
+from jaxnet.activations import Activation, identity, sigmoid
 from jaxnet.backprop import Products, backward_pass, contract, forward_pass, output_delta
 from jaxnet.losses import Loss
 from jaxnet.network import Layer, Network
@@ -57,6 +57,8 @@ def _mapped_activation(s: Activation) -> Activation:
     """An activation over arrays with the members last."""
     if s == sigmoid:
         return replace(s, value=_sigmoid)
+    if s == identity:  # which any loss of logits may follow
+        return s
     return replace(
         s,
         value=jax.vmap(s.value, in_axes=-1, out_axes=-1),

@@ -242,13 +242,13 @@ def _train_groups(
     running: deque[Future[Any]] = deque()
 
     with (
-        progress_bar(epochs * len(starts) * size, "epochs of members") if progress else nullcontext() as show,
+        progress_bar(epochs * members, "epochs of members") if progress else nullcontext() as show,
         ThreadPoolExecutor(plan.layout.threads) as pool,
     ):
 
-        def report(epochs: int, costs: np.ndarray) -> None:
+        def report(epochs: int, costs: np.ndarray, start: int) -> None:
             with lock:
-                shown[0] += epochs * size
+                shown[0] += epochs * min(size, members - start)
                 if show is not None:
                     show(shown[0], {"cost": np.nanmean(costs)} if np.isfinite(costs).any() else {})
 
@@ -266,7 +266,8 @@ def _train_groups(
                 loops = begin(plan, some, hyperparams, wait)
                 chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), some_own)
                 program = _compiled(plan, loops, chunks, common, wait)
-                running.append(pool.submit(_drive, program, plan, loops, chunks, common, wait, epochs, stop, report))
+                tell = partial(report, start=start)
+                running.append(pool.submit(_drive, program, plan, loops, chunks, common, wait, epochs, stop, tell))
             while running:
                 collect()
         finally:
@@ -326,8 +327,8 @@ def _compiled(plan: Plan, loops: Loop, own: Given, common: Given, patience: np.i
     zero = np.int32(0)
     leaves, tree = jax.tree.flatten((loops, own, common, patience, zero, zero))
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    config = (jax.config.read("jax_enable_x64"), jax.config.read("jax_default_matmul_precision"))
-    return _compiled_for(plan, tree, shapes, config)
+    config: Any = jax.config
+    return _compiled_for(plan, tree, shapes, (config.jax_enable_x64, config.jax_default_matmul_precision))
 
 
 @jax.jit
