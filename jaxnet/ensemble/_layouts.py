@@ -71,7 +71,7 @@ def choose(name: str | None, members: int, sizes: tuple[int, ...], batch_size: i
     chunk = _ONE_CORE // touched // 16 * 16
     chunk = min(share, chunk if chunk >= 48 else max(16, min(128, _CACHE // touched // 16 * 16)))
     last = Layout(MEMBERS_LAST, chunk, threads)
-    chunk = max(4, _CACHE // (parameters + batch_size * sum(sizes[1:])))
+    chunk = max(4, 2 * _CACHE // (parameters + batch_size * sum(sizes[1:])))
     stacked = Layout(STACKED, min(share, chunk), threads)
     if name is not None:
         return last if name == MEMBERS_LAST else stacked
