@@ -1,6 +1,6 @@
 """jaxnet: backpropagation by hand in JAX, proven against automatic differentiation."""
 
-from jaxnet import activations, check, curvature, data, graph, kernel, losses, optimizers, per_example
+from jaxnet import activations, check, curvature, data, ensemble, graph, kernel, losses, optimizers, per_example
 from jaxnet.backprop import (
     Signals,
     autodiff,
@@ -32,6 +32,7 @@ __all__ = [
     "cost",
     "curvature",
     "data",
+    "ensemble",
     "forward",
     "forward_with_backprop",
     "from_augmented",

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxnet._numeric import wide
 from jaxnet.backprop import cost
 from jaxnet.network import Network
-from jaxnet.steps import Gradient, Metric, State, make_step
+from jaxnet.steps import Gradient, Metric, State, make_step, takes_key
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ Batch = tuple[Array, ...]
 
 def with_l2(plan: Plan, l2: Array | None) -> Network:
     return plan.net if l2 is None else replace(plan.net, l2=l2)
+
+
+def begin(plan: Plan, params: Any, key: Array) -> State:
+    """The state before the first epoch."""
+    # Epochs count up from 0, and fold in their number for the order of the examples.
+    own = jax.random.fold_in(key, 2**32 - 1) if takes_key(plan.gradient) else None
+    return State(params, plan.optimizer.init(params), own)
 
 
 def rows_of(data: Batch, rows: Array) -> Batch:
@@ -108,11 +115,12 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Whether every number of every array is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batch | None) -> dict[str, Array]:
+def measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batch | None) -> dict[str, Array]:
     """The metrics after an epoch: each on the training data and on the validation data, and the validation cost."""
     values = {}
     if validation is not None:
@@ -157,8 +165,8 @@ def run(
     def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
         loop, history = carry
         state, mean_cost, finite = _epoch(plan, net, loop.state, data, jax.random.fold_in(key, loop.epoch))
-        finite &= _all_finite(state.params)
-        values = {"cost": mean_cost} | _measure(plan, net, state.params, data, validation)
+        finite &= all_finite(state.params)
+        values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
         history = {name: history[name].at[loop.epoch - start].set(value) for name, value in values.items()}
         best = loop.best
         if best is not None:
@@ -169,13 +177,12 @@ def run(
         return Loop(done, state, loop.state, finite, best), history
 
     names = {"cost": jax.ShapeDtypeStruct((), wide(data[0].dtype))} | jax.eval_shape(
-        lambda params: _measure(plan, net, params, data, validation), loop.state.params
+        lambda params: measure(plan, net, params, data, validation), loop.state.params
     )
     history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
     return lax.while_loop(goes_on, one_epoch, (loop, history))
 
 
-@partial(jax.jit, static_argnames="plan")
 def replay(
     plan: Plan, state: State, key: Array, epoch: Array, data: Batch, l2: Array | None
 ) -> tuple[State, Array, Array]:
@@ -187,7 +194,7 @@ def replay(
 
     def checked(state: State, rows: Array) -> tuple[State, Array, Array]:
         after, metrics = step(state, rows_of(data, rows))
-        return after, metrics["cost"], jnp.isfinite(metrics["cost"]) & _all_finite(after.params)
+        return after, metrics["cost"], jnp.isfinite(metrics["cost"]) & all_finite(after.params)
 
     def goes_on(carry: tuple[Array, State, Array, Array]) -> Array:
         i, _, _, finite = carry

@@ -58,13 +58,14 @@ def checked_count(name: str, value: Any, least: int) -> int:
 
 def checked_scalar(name: str, value: Any, dtype: DTypeLike) -> Array:
     """A real number, traced or not, as a scalar array of ``dtype``."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.shape != () or not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} is {describe(value)}, expected one real number; map over several with jax.vmap")
     return array.astype(dtype)
 
 
-def _as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any) -> Array:
+    """The value as an array, if it is one of numbers."""
     try:
         if not isinstance(value, (str, bytes)):
             return jnp.asarray(value)
@@ -132,7 +133,7 @@ def check_params(params: Any) -> None:
 def check_x(params: Any, x: ArrayLike) -> Array:
     """The inputs as an array, (..., inputs), checked against the parameters."""
     check_params(params)
-    x = _as_array("x", x)
+    x = as_array("x", x)
     check_floating("x", x)
     weight = params[0].weight
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
@@ -149,7 +150,7 @@ def check_batch(
 ) -> tuple[Array, Array, Array | None]:
     """Inputs (..., inputs), targets (..., outputs) and example weights (...) as arrays, checked against each other."""
     x = check_x(params, x)
-    y = _as_array("y", y)
+    y = as_array("y", y)
     check_floating("y", y)
     outputs = params[-1].weight.shape[0]
     if y.shape != (*x.shape[:-1], outputs):
@@ -165,7 +166,7 @@ def check_batch(
         raise ValueError(f"x has shape {x.shape}: no examples, and a mean over none is not defined")
     if weights is None:
         return x, y, None
-    weights = _as_array("weights", weights)
+    weights = as_array("weights", weights)
     check_floating("weights", weights)
     if weights.shape != x.shape[:-1]:
         raise ValueError(f"weights has shape {weights.shape}, expected {x.shape[:-1]}: one for each example in x")
@@ -189,7 +190,7 @@ def check_direction(name: str, v: Any, params: Any) -> None:
 
 def checked_array(name: str, value: Any, shape: tuple[int, ...], weight: Array) -> Array:
     """An array of ``shape`` and of the dtype of the parameters."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     check_floating(name, array)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")

@@ -8,6 +8,7 @@ function, ℓ the loss of one example, δ = ∂ℓ/∂a a delta; layers are numb
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,63 +46,7 @@ class Signals(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The passes
-
-
-def forward_pass(params: Params, x: Array, hidden: Activation, output: Activation) -> tuple[tuple[Array, ...], Array]:
-    """Activations of every layer, the input first, and the logits aᴸ.
-
-    h⁰ = x;  aˡ = hˡ⁻¹ Wˡᵀ + bˡ;  hˡ = s(aˡ)
-    """
-    activations, a = [x], x
-    for layer, s in zip(params, [hidden] * (len(params) - 1) + [output], strict=True):
-        a = weigh(activations[-1], layer.weight)
-        a = a + jnp.broadcast_to(layer.bias, a.shape)
-        activations.append(s(a))
-    return tuple(activations), a
-
-
-def output_delta(net: Network, outputs: Array, logits: Array, y: Array) -> Array:
-    """δᴸ = ∂ℓ/∂aᴸ: the loss's own derivative where it takes logits, else that times s′(aᴸ)."""
-    if net.loss.link is not None:
-        return net.loss.derivative(logits, y)
-    return net.output.times_derivative(outputs, net.loss.derivative(outputs, y))
-
-
-def backward_pass(
-    params: Params, activations: tuple[Array, ...], last_delta: Array, hidden: Activation
-) -> tuple[Array, ...]:
-    """Deltas of every layer, the first layer first, from back to front.
-
-    δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ s′(aˡ)        Rumelhart, Hinton & Williams 1986
-    """
-    deltas = [last_delta]
-    for layer, h in zip(reversed(params[1:]), reversed(activations[1:-1]), strict=True):
-        deltas.append(hidden.times_derivative(h, deltas[-1] @ layer.weight))
-    return tuple(reversed(deltas))
-
-
-def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...]) -> list[Layer]:
-    """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
-    return [
-        Layer(weight=outer(delta, h), bias=jnp.sum(delta, axis=tuple(range(delta.ndim - 1))))
-        for h, delta in zip(activations[:-1], deltas, strict=True)
-    ]
-
-
-def add_penalty(net: Network, layers: list[Layer], v: Params) -> list[Layer]:
-    """Add l2 V to the weights: the gradient of the penalty where v is the parameters, its Hessian times v for any v."""
-    if not net.penalised:
-        return layers
-    return [
-        Layer(layer.weight + jnp.asarray(net.l2, layer.weight.dtype) * along.weight, layer.bias)
-        for layer, along in zip(layers, v, strict=True)
-    ]
-
-
-def in_structure_of(params: Params, gradients: list[Layer]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradients))
-
+# The products
 
 # The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
 # transposed first, or only the smaller one; so for a narrow layer, or a single example, they are taken the other way
@@ -129,6 +74,93 @@ def outer(delta: Array, h: Array) -> Array:
         turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
         return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
     return jnp.tensordot(delta, h, axes=(examples, examples))
+
+
+def _carry_back(delta: Array, weight: Array) -> Array:
+    return delta @ weight
+
+
+def _total(delta: Array) -> Array:
+    return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
+
+
+class Products(NamedTuple):
+    """The products of the passes, for one way to lay out arrays; `EXAMPLES_FIRST` is that of the formulas."""
+
+    weigh: Callable[[Array, Array], Array]  # h, W -> h Wᵀ
+    carry_back: Callable[[Array, Array], Array]  # δ, W -> δ W
+    outer: Callable[[Array, Array], Array]  # δ, h -> δᵀ h, summed over the examples
+    total: Callable[[Array], Array]  # δ -> Σ δ, summed over the examples
+
+
+EXAMPLES_FIRST = Products(weigh, _carry_back, outer, _total)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The passes
+
+
+def forward_pass(
+    params: Params, x: Array, hidden: Activation, output: Activation, products: Products = EXAMPLES_FIRST
+) -> tuple[tuple[Array, ...], Array]:
+    """Activations of every layer, the input first, and the logits aᴸ.
+
+    h⁰ = x;  aˡ = hˡ⁻¹ Wˡᵀ + bˡ;  hˡ = s(aˡ)
+    """
+    activations, a = [x], x
+    for layer, s in zip(params, [hidden] * (len(params) - 1) + [output], strict=True):
+        a = products.weigh(activations[-1], layer.weight)
+        a = a + jnp.broadcast_to(layer.bias, a.shape)
+        activations.append(s(a))
+    return tuple(activations), a
+
+
+def output_delta(net: Network, outputs: Array, logits: Array, y: Array) -> Array:
+    """δᴸ = ∂ℓ/∂aᴸ: the loss's own derivative where it takes logits, else that times s′(aᴸ)."""
+    if net.loss.link is not None:
+        return net.loss.derivative(logits, y)
+    return net.output.times_derivative(outputs, net.loss.derivative(outputs, y))
+
+
+def backward_pass(
+    params: Params,
+    activations: tuple[Array, ...],
+    last_delta: Array,
+    hidden: Activation,
+    products: Products = EXAMPLES_FIRST,
+) -> tuple[Array, ...]:
+    """Deltas of every layer, the first layer first, from back to front.
+
+    δˡ = (δˡ⁺¹ Wˡ⁺¹) ⊙ s′(aˡ)        Rumelhart, Hinton & Williams 1986
+    """
+    deltas = [last_delta]
+    for layer, h in zip(reversed(params[1:]), reversed(activations[1:-1]), strict=True):
+        deltas.append(hidden.times_derivative(h, products.carry_back(deltas[-1], layer.weight)))
+    return tuple(reversed(deltas))
+
+
+def contract(
+    activations: tuple[Array, ...], deltas: tuple[Array, ...], products: Products = EXAMPLES_FIRST
+) -> list[Layer]:
+    """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
+    return [
+        Layer(weight=products.outer(delta, h), bias=products.total(delta))
+        for h, delta in zip(activations[:-1], deltas, strict=True)
+    ]
+
+
+def add_penalty(net: Network, layers: list[Layer], v: Params) -> list[Layer]:
+    """Add l2 V to the weights: the gradient of the penalty where v is the parameters, its Hessian times v for any v."""
+    if not net.penalised:
+        return layers
+    return [
+        Layer(layer.weight + jnp.asarray(net.l2, layer.weight.dtype) * along.weight, layer.bias)
+        for layer, along in zip(layers, v, strict=True)
+    ]
+
+
+def in_structure_of(params: Params, gradients: list[Layer]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(gradients))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -30,8 +30,10 @@ ROWS = [
     {"kernel"},
     {"optimizers"},
     {"steps"},
-    {"_loop"},
+    {"_loop", "_progress"},
+    {"_arguments"},
     {"training"},
+    {"ensemble"},
     {"plots"},
 ]
 ROW = {module: i for i, row in enumerate(ROWS) for module in row}
@@ -121,7 +123,8 @@ def test_importing_jaxnet_is_light():
 def public_objects():
     yield from ((name, getattr(jaxnet, name)) for name in jaxnet.__all__)
     for module in (
-        "activations", "check", "curvature", "data", "graph", "kernel", "losses", "optimizers", "per_example", "plots",
+        "activations", "check", "curvature", "data", "ensemble", "graph", "kernel", "losses", "optimizers",
+        "per_example", "plots",
     ):  # fmt: skip
         module = importlib.import_module(f"jaxnet.{module}")
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
@@ -149,8 +152,9 @@ def test_every_public_definition_is_listed():
         }
         # Public to the other modules of the package, not to its users.
         internal = {
-            "add_penalty", "backward_pass", "check_network", "contract", "cost_of", "forward_pass", "in_structure_of",
-            "losses_of", "on_vectors", "outer", "output_cotangents", "output_delta", "second_derivative", "shares_of",
+            "EXAMPLES_FIRST", "Products", "add_penalty", "backward_pass", "check_kind", "check_network",
+            "checked_members", "contract", "cost_of", "forward_pass", "in_structure_of", "losses_of", "on_vectors",
+            "outer", "output_cotangents", "output_delta", "per_member", "second_derivative", "shares_of",
             "squared_norms", "takes_key", "times_curvature", "weigh",
         }  # fmt: skip
         assert defined - internal <= set(module.__all__), path

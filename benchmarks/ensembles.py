@@ -1,0 +1,267 @@
+"""Thousands of small networks at once: `jaxnet.ensemble.train` against a compiled loop of ``vmap(value_and_grad)``.
+
+Every contender trains the same members on the same data with plain SGD, and must end at the same parameters. Also
+against ``torch.func`` and a pool of processes with scikit-learn, the grid of sizes on which the automatic choice of a
+layout has to hold, and one million networks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jax import Array, lax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import interleave, machine, matmul_peak, ratio, save
+from jaxnet import ensemble
+
+console = Console(width=110)
+RATE = 0.5
+SGD = optax.sgd(RATE)
+
+
+class Case(NamedTuple):
+    """Sizes, members, examples in a batch, steps, and the ratio that is asked for."""
+
+    sizes: tuple[int, ...]
+    members: int
+    batch: int
+    steps: int
+    bar: float
+
+
+BARS = [
+    Case((2, 2, 1), 65_536, 4, 200, 6.0),
+    Case((2, 16, 1), 1000, 32, 200, 3.0),
+    Case((64, 32, 10), 512, 32, 20, 1.5),
+    Case((784, 30, 10), 16, 10, 200, 1.5),
+]
+GRID = [
+    Case((2, 2, 1), 64, 4, 5000, 0.95),
+    Case((2, 2, 1), 4096, 1, 2000, 0.95),
+    Case((2, 4, 1), 2048, 32, 200, 0.95),
+    Case((4, 8, 3), 1024, 32, 100, 0.95),
+    Case((8, 16, 4), 1024, 32, 50, 0.95),
+    Case((10, 10, 10, 10), 1024, 10, 50, 0.95),
+    Case((30, 30, 10), 1024, 10, 50, 0.95),
+    Case((64, 10), 1024, 16, 100, 0.95),
+    Case((64, 64, 10), 64, 100, 50, 0.95),
+    Case((784, 30, 10), 4, 100, 50, 0.95),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure."""
+
+    rounds: int = 7
+    """Turns of each contender."""
+    million: bool = True
+    """Also train one million networks for 2,000 steps."""
+    others: bool = True
+    """Also measure torch.func and scikit-learn."""
+
+
+def problem(case: Case) -> tuple[Any, Array, Array]:
+    """Parameters of the members, and one batch that all of them take in every step."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = ensemble.init(keys[0], case.members, case.sizes)
+    shape = (case.batch, case.sizes[0])
+    return params, jax.random.normal(keys[1], shape), jax.random.uniform(keys[2], (case.batch, case.sizes[-1]))
+
+
+def ours(case: Case) -> Callable[[], Any]:
+    """`ensemble.train`, with everything it does beside the steps."""
+    params, x, y = problem(case)
+    key, steps = jax.random.key(1), case.steps
+    return lambda: ensemble.train(key, params, (x, y), optimizer=SGD, epochs=steps, record_every=steps).params
+
+
+@jax.jit
+def mapped_steps(params: Any, x: Array, y: Array, steps: Array) -> Any:
+    """The usual way: value_and_grad of the cost, mapped over the members, in a compiled loop."""
+
+    def cost(params: Any) -> Array:
+        h = x
+        for weight, bias in params:
+            h = jax.nn.sigmoid(h @ weight.T + bias)
+        return jnp.mean(jnp.sum((h - y) ** 2, axis=-1))
+
+    def step(_: Array, params: Any) -> Any:
+        _, grads = jax.vmap(jax.value_and_grad(cost))(params)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
+
+    return lax.fori_loop(0, steps, step, params)
+
+
+def usual(case: Case) -> Callable[[], Any]:
+    """The usual way, as a contender."""
+    params, x, y = problem(case)
+    return lambda: mapped_steps(params, x, y, case.steps)
+
+
+def with_torch(case: Case) -> Callable[[], Any]:
+    """``torch.func``: vmap of grad over stacked parameters."""
+    torch = importlib.import_module("torch")
+    params, x, y = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), problem(case))
+
+    def cost(params: Any) -> Any:
+        h = x
+        for weight, bias in params:
+            h = torch.sigmoid(h @ weight.T + bias)
+        return ((h - y) ** 2).sum(-1).mean()
+
+    gradient = torch.func.vmap(torch.func.grad(cost))
+
+    def run() -> None:
+        layers = tuple(tuple(layer) for layer in params)
+        for _ in range(case.steps):
+            grads = gradient(layers)
+            layers = tuple(
+                tuple(p - RATE * g for p, g in zip(layer, found, strict=True))
+                for layer, found in zip(layers, grads, strict=True)
+            )
+
+    return run
+
+
+def _fit(task: tuple[Case, int]) -> None:
+    case, seed = task
+    neural = importlib.import_module("sklearn.neural_network")
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(case.batch, case.sizes[0])), rng.uniform(size=(case.batch, case.sizes[-1]))
+    model = neural.MLPRegressor(
+        case.sizes[1:-1], activation="logistic", solver="sgd", batch_size=case.batch, learning_rate_init=RATE,
+        momentum=0.0, alpha=0.0, max_iter=case.steps, tol=0.0, n_iter_no_change=case.steps + 1,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(x, y.ravel() if y.shape[1] == 1 else y)
+
+
+def with_sklearn(case: Case) -> float:
+    """Nanoseconds for a step of a member in a pool of processes with scikit-learn's MLPRegressor."""
+    case = case._replace(members=64)
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(_fit, [(case, seed) for seed in range(4)]))
+        began = time.perf_counter()
+        list(pool.map(_fit, [(case, seed) for seed in range(case.members)], chunksize=8))
+        return (time.perf_counter() - began) / case.members / case.steps * 1e9
+
+
+def measure(case: Case, rounds: int, peak: float) -> dict[str, Any]:
+    """One case against the usual way."""
+    contenders = {"ours": ours(case), "usual": usual(case)}
+    difference = max(
+        float(jnp.max(jnp.abs(a - b)))
+        for a, b in zip(*(jax.tree.leaves(run()) for run in contenders.values()), strict=True)
+    )
+    seconds, first = interleave(contenders, rounds)
+    nanoseconds = {k: float(np.median(v)) / case.members / case.steps * 1e9 for k, v in seconds.items()}
+    flops = 6 * case.batch * sum(inputs * units for inputs, units in pairwise(case.sizes))
+    params, x, y = problem(case)
+    layout = ensemble.train(jax.random.key(1), params, (x, y), optimizer=SGD, epochs=0).layout
+    return {
+        "case": case._asdict(),
+        "layout": layout.__dict__,
+        "nanoseconds": nanoseconds,
+        "first call": first,
+        "ratio": ratio(seconds["usual"], seconds["ours"]),
+        "gigaflops": flops / nanoseconds["ours"],
+        "share of peak": flops / nanoseconds["ours"] * 1e9 / peak,
+        "difference": difference,
+    }
+
+
+def show(title: str, cases: list[Case], settings: Settings, peak: float) -> list[dict[str, Any]]:
+    """Measure and print some cases."""
+    names = (
+        "sizes",
+        "members",
+        "batch",
+        "layout",
+        "ns a step",
+        "usual",
+        "ratio",
+        "bar",
+        "GFLOP/s",
+        "of peak",
+        "differ",
+    )
+    table, rows = Table(*names, title=title), []
+    for case in cases:
+        row = measure(case, settings.rounds, peak)
+        value, low, high = row["ratio"]
+        table.add_row(
+            "-".join(map(str, case.sizes)),
+            str(case.members),
+            str(case.batch),
+            f"{row['layout']['name']} {row['layout']['chunk']}x{row['layout']['threads']}",
+            f"{row['nanoseconds']['ours']:.1f}",
+            f"{row['nanoseconds']['usual']:.1f}",
+            f"{value:.2f} [{low:.2f}, {high:.2f}]",
+            f"{case.bar:g}",
+            f"{row['gigaflops']:.1f}",
+            f"{100 * row['share of peak']:.1f} %",
+            f"{row['difference']:.0e}",
+        )
+        rows.append(row)
+    console.print(table)
+    return rows
+
+
+def million_networks() -> float:
+    """Seconds for one million 2-2-1 networks and 2,000 steps, with a progress bar."""
+    params = ensemble.init(jax.random.key(0), 1_000_000, (2, 2, 1), scheme="normal")
+    _, x, y = problem(BARS[0])
+    began = time.perf_counter()
+    result = ensemble.train(
+        jax.random.key(1), params, (x, y), optimizer=SGD, epochs=2000, record_every=2000, progress=True
+    )
+    jax.block_until_ready(result.params)
+    return time.perf_counter() - began
+
+
+def main(settings: Settings) -> None:
+    """Measure, print, and write ``results/benchmarks/ensembles.json``."""
+    peak = matmul_peak()
+    found: dict[str, Any] = {"machine": machine(), "peak": peak}
+    console.print(
+        f"{found['machine']}, a large product reaches {peak / 1e9:.0f} GFLOP/s; load {os.getloadavg()[0]:.1f}"
+    )
+    found["bars"] = show("Against jit(vmap(value_and_grad)) in a loop", BARS, settings, peak)
+    found["grid"] = show("Never slower, by the layout that is chosen", GRID, settings, peak)
+    if settings.others:
+        for case in BARS:
+            short = case._replace(steps=max(3, case.steps // 20))
+            seconds, _ = interleave({"torch": with_torch(short), "ours": ours(case)}, 3)
+            per_step = float(np.median(seconds["torch"])) / short.members / short.steps * 1e9
+            ours_per_step = float(np.median(seconds["ours"])) / case.members / case.steps * 1e9
+            sklearn = with_sklearn(case)
+            console.print(
+                f"{'-'.join(map(str, case.sizes))}: torch.func {per_step:.0f} ns ({per_step / ours_per_step:.1f} times "
+                f"ours), scikit-learn in processes {sklearn:.0f} ns ({sklearn / ours_per_step:.0f} times ours)"
+            )
+            found.setdefault("others", []).append({"sizes": case.sizes, "torch": per_step, "sklearn": sklearn})
+    if settings.million:
+        found["million networks"] = million_networks()
+        console.print(f"one million 2-2-1 networks, 2,000 steps: {found['million networks']:.1f} s")
+    console.print(f"wrote {save('ensembles', found)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

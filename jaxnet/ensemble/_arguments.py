@@ -1,0 +1,105 @@
+"""Checks of what `jaxnet.ensemble.train` is given, beside those of `jaxnet.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxnet import _arguments
+from jaxnet._loop import Batch
+from jaxnet._validate import check_key, describe
+from jaxnet.ensemble.members import per_member
+from jaxnet.network import Network, Params
+
+_SHARED = (2, 2, 1)  # axes of x, y and weights without one of members
+
+
+def checked_key(key: Any, members: int) -> Array:
+    """One typed key, or one for each member."""
+    shape = getattr(key, "shape", ())
+    check_key(key if shape == () else key.reshape(-1)[0] if 0 not in shape else key)
+    if shape not in ((), (members,)):
+        raise ValueError(
+            f"key has shape {shape}, expected one key, or one for each member, jax.random.split(key, {members})"
+        )
+    return key
+
+
+def checked_data(name: str, members: int, member: Params, data: Any) -> Batch:
+    """The arrays of ``(x, y)`` or ``(x, y, weights)``, each shared or with a leading axis of members."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        return _arguments.checked_data(name, member, data)  # which says what is wrong
+    parts = zip(("x", "y", "weights"), data, _SHARED, strict=False)
+    for part, array, axes in parts:
+        if jnp.ndim(array) == axes + 1 and len(array) != members:
+            raise ValueError(
+                f"{name}: {part} has shape {jnp.shape(array)}, whose first axis should be that of the {members} members"
+            )
+    first = [array[0] if jnp.ndim(array) == axes + 1 else array for array, axes in zip(data, _SHARED, strict=False)]
+    _arguments.checked_data(name, member, tuple(first))
+    arrays = tuple(map(jnp.asarray, data))
+    if len(arrays) == 3 and (jnp.any(arrays[2] < 0) or not jnp.all(jnp.any(arrays[2] != 0, axis=-1))):
+        raise ValueError(f"{name}: weights are negative, or all zero; expected weights >= 0 of which some count")
+    return arrays
+
+
+def check_finite(name: str, data: Batch) -> None:
+    """Raise where an array holds a value that is not finite."""
+    for part, array in zip(("x", "y", "weights"), data, strict=False):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: {part} holds values that are not finite")
+
+
+def checked_subset(subset: Any, members: int, n: int) -> Array | None:
+    """The rows of the data that each member trains on, integers (members, rows)."""
+    if subset is None:
+        return None
+    rows = np.asarray(subset)
+    if rows.ndim != 2 or rows.shape[0] != members or rows.shape[1] == 0 or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"subset is {describe(rows)}, expected rows of the data for each member: integers ({members}, rows)"
+        )
+    if rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"subset holds rows from {rows.min()} to {rows.max()}, but the data has {n} examples")
+    return jnp.asarray(rows)
+
+
+def checked_l2(net: Network, members: int, dtype: DTypeLike) -> Array | None:
+    """The penalty, one or one for each member; None where there is none."""
+    if not net.penalised:
+        return None
+    l2 = per_member("net.l2", net.l2, members, dtype)
+    if not np.all((np.asarray(l2) >= 0) & np.isfinite(l2)):
+        raise ValueError("net.l2 holds values that are negative or not finite, expected numbers >= 0")
+    return l2
+
+
+def checked_hyperparams(
+    hyperparams: Any, members: int, dtype: DTypeLike, optimizer: Any
+) -> tuple[tuple[str, ...] | None, tuple[Array, ...]]:
+    """Names and values of the optimizer's arguments; no names where the optimizer is one already."""
+    if hyperparams is None:
+        return None, ()
+    if not isinstance(hyperparams, Mapping) or not all(isinstance(name, str) for name in hyperparams):
+        raise TypeError(f"hyperparams is {describe(hyperparams)}, expected values by name: {{'learning_rate': rates}}")
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer is {describe(optimizer)}, but with hyperparams it has to be a function that makes one from "
+            "them, such as optax.sgd"
+        )
+    values = {name: per_member(f"hyperparams[{name!r}]", value, members, dtype) for name, value in hyperparams.items()}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"hyperparams[{name!r}] holds values that are not finite")
+    return tuple(values), tuple(values.values())
+
+
+def first(values: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The values of the first member."""
+    return jax.tree.map(lambda value: value[0] if value.ndim else value, values)

@@ -1,0 +1,434 @@
+"""The compiled loop over the epochs of a chunk of members: each is as if alone, and stops by itself.
+
+A chunk keeps its members on one axis, the first or the last, as its layout says; what differs between members is
+mapped over that axis, and what they share stays single. A member that has stopped keeps its state while others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxnet import _loop as solo
+from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
+from jaxnet._numeric import wide
+from jaxnet.ensemble._layouts import MEMBERS_LAST, Layout
+from jaxnet.ensemble._members_last import gradients as members_last_gradients
+from jaxnet.steps import State, make_step
+
+
+class Given(NamedTuple):
+    """What members train with; each array is either shared, or has a leading axis of members."""
+
+    key: Any
+    data: Any  # (x, y) or (x, y, weights)
+    validation: Any
+    subset: Any  # the rows of data that a member trains on
+    l2: Any
+    hyperparams: Any  # in the order of the plan's names
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the compiled loop is specialised to."""
+
+    solo: solo.Plan  # its optimizer is a function of the hyperparameters, where names are given
+    names: tuple[str, ...] | None
+    own: Given  # of bool: which arrays have a leading axis of members
+    layout: Layout
+    every: int  # epochs between two records of the history
+    capacity: int = 1  # records in one compiled call, at the most
+
+
+class Loop(NamedTuple):
+    """What a chunk of m members carries from epoch to epoch; (m,) where nothing else is said."""
+
+    epoch: Array  # (): epochs that the members who go on have done
+    state: State  # of a member that failed: from before the epoch in which it failed
+    done: Array  # the number of epochs done
+    failed: Array  # whether a cost or parameters were not finite
+    best: Best | None
+
+
+def member_plan(plan: Plan, hyperparams: tuple[Array, ...]) -> solo.Plan:
+    """The plan of one member, whose optimizer is made from its hyperparameters."""
+    if plan.names is None:
+        return plan.solo
+    make: Any = plan.solo.optimizer
+    return replace(plan.solo, optimizer=make(**dict(zip(plan.names, hyperparams, strict=True))))
+
+
+def split(own: Any, given: Any) -> tuple[Any, Any]:
+    """What is members' own, and what they share, each with None in the place of the other."""
+    return (
+        jax.tree.map(lambda own, array: array if own else None, own, given),
+        jax.tree.map(lambda own, array: None if own else array, own, given),
+    )
+
+
+def merge(own: Any, owned: Any, common: Any) -> Any:
+    """The inverse of `split`."""
+    return jax.tree.map(lambda own, array, shared: array if own else shared, own, owned, common)
+
+
+def axes(own: Any, axis: int) -> Any:
+    """The axes to map over, for arrays that are members' own or shared."""
+    return jax.tree.map(lambda own: axis if own else None, own)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One epoch
+
+
+class _Chunk(NamedTuple):
+    """The members of a chunk, laid out for the loop."""
+
+    plan: Plan
+    members: int
+    given: Given  # without subset: each member's data are its own then
+    own: Given
+
+    @property
+    def axis(self) -> int:
+        return self.plan.layout.axis
+
+    def examples_axis(self, own: bool) -> int:
+        """Where the axis of examples lies in data, or a batch, that is members' own or shared."""
+        return 1 if own and self.axis == 0 else 0
+
+    @property
+    def examples(self) -> int:
+        """How many examples each member has."""
+        return self.given.data[1].shape[self.examples_axis(self.own.data[1])]
+
+    @property
+    def own_order(self) -> bool:
+        return self.own.key and self.plan.solo.batch_size < self.examples
+
+    @property
+    def own_batch(self) -> tuple[bool, ...]:
+        """Which arrays of a batch have the axis of members."""
+        return tuple(own or self.own_order for own in self.own.data)
+
+
+def _chunk(plan: Plan, members: int, given: Given) -> _Chunk:
+    own = plan.own
+    if given.subset is not None:
+        data = jax.vmap(rows_of, in_axes=(axes(own.data, 0), 0 if own.subset else None))(given.data, given.subset)
+        given, own = given._replace(data=data, subset=None), own._replace(data=(True,) * len(data), subset=None)
+
+    def laid_out(arrays: Any, own: Any) -> Any:
+        axis = plan.layout.axis
+        return jax.tree.map(lambda own, array: jnp.moveaxis(array, 0, axis) if own else array, own, arrays)
+
+    given = given._replace(data=laid_out(given.data, own.data), validation=laid_out(given.validation, own.validation))
+    return _Chunk(plan, members, given, own)
+
+
+Step = Callable[[State, tuple[Array, ...]], tuple[State, Array]]
+
+
+def _step(chunk: _Chunk) -> Step:
+    """A step of each member, in the chunk's layout: ``(states, batch) -> (states, costs)``."""
+    plan, given, own, axis = chunk.plan, chunk.given, chunk.own, chunk.axis
+
+    def member(state: State, batch: Any, l2: Any, hyperparams: Any, found: Any) -> tuple[State, Array]:
+        one = member_plan(plan, hyperparams)
+
+        def found_first(params: Any, *arguments: Any) -> tuple[Array, Any]:
+            # What was found for all members at once; optimizers with a line search ask at other parameters, too.
+            return found if params is state.params else one.gradient(params, *arguments)
+
+        gradient = one.gradient if found is None else found_first
+        state, metrics = make_step(one.optimizer, solo.with_l2(one, l2), gradient)(state, batch)
+        return state, metrics["cost"]
+
+    in_axes = (axis, axes(chunk.own_batch, axis), axes(own.l2, 0), axes(own.hyperparams, 0), (0, axis))
+
+    def step(state: State, batch: tuple[Array, ...]) -> tuple[State, Array]:
+        found = None
+        if plan.layout.name == MEMBERS_LAST:
+            lifted = [array if own else array[..., None] for array, own in zip(batch, chunk.own_batch, strict=True)]
+            x, y, weights = [*lifted, None][:3]
+            found = members_last_gradients(state.params, x, y, weights, plan.solo.net, given.l2)
+        mapped = jax.vmap(member, in_axes if found else (*in_axes[:-1], None), out_axes=(axis, 0))
+        return mapped(state, batch, given.l2, given.hyperparams, found)
+
+    return step
+
+
+def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Array]:
+    """One epoch of each member: ``(states, mean costs over the examples, all costs finite)``."""
+    plan, data, m = chunk.plan, chunk.given.data, chunk.members
+    step = _step(chunk)
+
+    def weighed_step(state: State, batch: tuple[Array, ...]) -> tuple[State, tuple[Array, Array]]:
+        state, costs = step(state, batch)
+        costs = costs.astype(wide(costs.dtype))
+        if len(batch) == 3:
+            shares = jnp.sum(batch[2], axis=chunk.examples_axis(chunk.own_batch[2]), dtype=costs.dtype)
+        else:
+            shares = jnp.asarray(batch[1].shape[chunk.examples_axis(chunk.own_batch[1])], costs.dtype)
+        return state, (costs, jnp.broadcast_to(shares, (m,)))
+
+    def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
+        return lax.scan(weighed_step, state, _batches(chunk, rows))
+
+    if plan.solo.batch_size == chunk.examples:
+        state, (costs, _) = weighed_step(state, data)
+        return state, costs, jnp.isfinite(costs)
+
+    order = _order(chunk, number)
+    parts = []
+    features = data[0].size // chunk.examples * (m if chunk.own_order and not chunk.own.data[0] else 1)
+    for blocks, steps, size in cut(chunk.examples, plan.solo.batch_size, features):
+        rows, order = jnp.split(order, [blocks * steps * size], axis=-1)
+        rows = rows.reshape(*rows.shape[:-1], blocks, steps, size)
+        state, found = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
+        parts.append(jax.tree.map(lambda array: array.reshape(-1, m), found))
+    costs, shares = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+    return state, jnp.sum(costs * shares, axis=0) / jnp.sum(shares, axis=0), jnp.all(jnp.isfinite(costs), axis=0)
+
+
+def _order(chunk: _Chunk, number: Array) -> Array:
+    """The order of the examples in an epoch: (n,), or (m, n) where each member has its own."""
+
+    def order(key: Array) -> Array:
+        return shuffled(jax.random.fold_in(key, number), chunk.examples)
+
+    return jax.vmap(order)(chunk.given.key) if chunk.own_order else order(chunk.given.key)
+
+
+def _batches(chunk: _Chunk, rows: Array) -> tuple[Array, ...]:
+    """The batches of some steps, steps first: of rows (steps, size), or (m, steps, size)."""
+
+    def take(array: Array, own: bool) -> Array:
+        if not own and not chunk.own_order:
+            return rows_of((array,), rows)[0]
+        in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
+        out_axes = 1 if chunk.axis == 0 else -1
+        return jax.vmap(lambda array, rows: rows_of((array,), rows)[0], in_axes, out_axes)(array, rows)
+
+    return tuple(map(take, chunk.given.data, chunk.own.data))
+
+
+def _measure(chunk: _Chunk, params: Any) -> dict[str, Array]:
+    """The validation cost and the metrics of each member."""
+    plan, given, own, axis = chunk.plan, chunk.given, chunk.own, chunk.axis
+
+    def member(params: Any, data: Any, validation: Any, l2: Any) -> dict[str, Array]:
+        return solo.measure(plan.solo, solo.with_l2(plan.solo, l2), params, data, validation)
+
+    return jax.vmap(member, in_axes=(axis, axes(own.data, axis), axes(own.validation, axis), axes(own.l2, 0)))(
+        params, given.data, given.validation, given.l2
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Many epochs
+
+
+def _moved(tree: Any, source: int, destination: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, source, destination), tree)
+
+
+def _select(axis: int, mask: Array, new: Any, old: Any) -> Any:
+    """The new values of the members in ``mask``, and the old ones of the others."""
+
+    def select(new: Array, old: Array) -> Array:
+        others = tuple(range(1, new.ndim)) if axis == 0 else tuple(range(new.ndim - 1))
+        return jnp.where(jnp.broadcast_to(jnp.expand_dims(mask, others), new.shape), new, old)
+
+    return jax.tree.map(select, new, old)
+
+
+def _active(loop: Loop, patience: ArrayLike | None) -> Array:
+    """Who goes on."""
+    go = ~loop.failed
+    if loop.best is not None:
+        go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
+    return go
+
+
+def _one_epoch(chunk: _Chunk, loop: Loop, patience: ArrayLike | None) -> tuple[Loop, dict[str, Array]]:
+    """An epoch of the members who go on, and what it is recorded by: nan for the others."""
+    go = _active(loop, patience)
+    state, costs, finite = _epoch(chunk, loop.state, loop.epoch)
+    finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
+    failed = loop.failed | (go & ~finite)
+    go &= finite
+    state = _select(chunk.axis, go, state, loop.state)
+    values = {"cost": costs} | _measure(chunk, state.params)
+    best = loop.best
+    if best is not None:
+        better = go & (values["validation_cost"] < best.cost)
+        best = Best(
+            jnp.where(better, values["validation_cost"], best.cost),
+            jnp.where(better, loop.epoch, best.epoch),
+            _select(chunk.axis, better, state, best.state),
+        )
+    values = {name: jnp.where(go, value, jnp.nan) for name, value in values.items()}
+    return Loop(loop.epoch + 1, state, jnp.where(go, loop.done + 1, loop.done), failed, best), values
+
+
+def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
+    """What an epoch is recorded by: shapes and dtypes."""
+    costs = {"cost": jax.ShapeDtypeStruct((chunk.members,), wide(chunk.given.data[0].dtype))}
+    return costs | jax.eval_shape(lambda params: _measure(chunk, params), params)
+
+
+_BLOCK = 32
+
+
+def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str, Array]]:
+    """``stride`` epochs and their records: (_BLOCK, m), or where not each is recorded, (1, m) of the last.
+
+    Whether members are finite is asked once, after the block, because what is not finite stays so. Only where one
+    is not, the block is run again with care. This keeps the loop over the epochs of tiny networks to a few kernels.
+    """
+    every = chunk.plan.every == 1
+    rows = {
+        name: jnp.zeros((_BLOCK if every else 1, chunk.members), value.dtype)
+        for name, value in _names(chunk, loop.state.params).items()
+    }
+
+    def record(rows: dict[str, Array], i: ArrayLike, values: dict[str, Array]) -> dict[str, Array]:
+        return rows | {name: rows[name].at[i if every else 0].set(value) for name, value in values.items()}
+
+    def hopeful_epoch(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+        state, rows = carry
+        state, costs, _ = _epoch(chunk, state, loop.epoch + i)
+        if every:
+            return state, record(rows, i, {"cost": costs} | _measure(chunk, state.params))
+        # Not finite from where one cost was not.
+        return state, rows | {"cost": costs[None] + 0 * rows["cost"]}
+
+    state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
+    if not every:
+        hoped = record(hoped, 0, _measure(chunk, state.params))
+    go = _active(loop, None)
+    finite = jnp.all(jnp.isfinite(hoped["cost"]), axis=0)
+    finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
+
+    def accept() -> tuple[Loop, dict[str, Array]]:
+        kept = _select(chunk.axis, go, state, loop.state)
+        values = {name: jnp.where(jnp.broadcast_to(go, row.shape), row, jnp.nan) for name, row in hoped.items()}
+        return Loop(loop.epoch + stride, kept, jnp.where(go, loop.done + stride, loop.done), loop.failed, None), values
+
+    def with_care() -> tuple[Loop, dict[str, Array]]:
+        def epoch(i: Array, carry: tuple[Loop, Any]) -> tuple[Loop, Any]:
+            loop, values = _one_epoch(chunk, carry[0], None)
+            return loop, record(carry[1], i, values)
+
+        return lax.fori_loop(jnp.zeros_like(stride), stride, epoch, (loop, rows))
+
+    return lax.cond(jnp.all(finite | ~go), accept, with_care)
+
+
+def _run_chunk(
+    plan: Plan, loop: Loop, given: Given, patience: ArrayLike | None, begin: ArrayLike, end: ArrayLike
+) -> tuple[Loop, dict[str, Array]]:
+    """Epochs until ``end``, or the end of the last member; with their history, (capacity, m)."""
+    chunk = _chunk(plan, len(loop.done), given)
+    in_blocks = loop.best is None and plan.layout.name == MEMBERS_LAST
+    length = _BLOCK if in_blocks and plan.every == 1 else 1
+
+    def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:
+        return (carry[0].epoch < end) & jnp.any(_active(carry[0], patience))
+
+    def some_epochs(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
+        loop, history = carry
+        first = loop.epoch // plan.every - jnp.asarray(begin) // plan.every
+        if in_blocks:
+            most = _BLOCK if plan.every == 1 else plan.every - loop.epoch % plan.every
+            loop, values = _one_block(chunk, loop, jnp.minimum(most, jnp.asarray(end) - loop.epoch))
+        else:
+            loop, values = _one_epoch(chunk, loop, patience)
+        # Out of bounds, and so dropped, where no record is due.
+        due = (loop.epoch % plan.every == 0) | (length > 1)
+        first = jnp.where(due, first, jnp.asarray(plan.capacity + length, first.dtype))
+        rows = {name: value.reshape(length, -1) for name, value in values.items()}
+        return loop, {name: lax.dynamic_update_slice_in_dim(history[name], row, first, 0) for name, row in rows.items()}
+
+    # The rows of a last, short block, and records that are not due, go behind those that count.
+    history = {
+        name: jnp.full((plan.capacity + length, len(loop.done)), jnp.nan, value.dtype)
+        for name, value in _names(chunk, loop.state.params).items()
+    }
+    return lax.while_loop(goes_on, some_epochs, (loop, history))
+
+
+@partial(jax.jit, static_argnames="plan")
+def begin(plan: Plan, params: Any, key: Array, hyperparams: Any, patience: ArrayLike | None) -> Loop:
+    """The loops of some chunks before the first epoch, chunks first, from parameters with a leading axis of members."""
+
+    def member(params: Any, key: Array, hyperparams: Any) -> State:
+        return solo.begin(member_plan(plan, hyperparams), params, key)
+
+    in_axes = (0, axes(plan.own.key, 0), axes(plan.own.hyperparams, 0))
+    state = jax.vmap(member, in_axes)(params, key, hyperparams)
+    state = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), state)
+    if plan.layout.axis:
+        state = _moved(state, 1, -1)
+    members = (len(jax.tree.leaves(state)[0]), plan.layout.chunk)
+    best = None
+    if patience is not None:
+        dtype = params[0].weight.dtype
+        best = Best(jnp.full(members, jnp.inf, dtype), jnp.full(members, -1, jnp.int32), state)
+    return Loop(jnp.zeros(members[0], jnp.int32), state, jnp.zeros(members, jnp.int32), jnp.zeros(members, bool), best)
+
+
+@partial(jax.jit, static_argnames="plan", donate_argnames="loops")
+def run(
+    plan: Plan,
+    loops: Loop,
+    own: Given,
+    common: Given,
+    patience: ArrayLike | None,
+    begin: ArrayLike,
+    end: ArrayLike,
+) -> tuple[Loop, dict[str, Array]]:
+    """Run chunks from epoch ``begin`` to ``end``, or as long as a member of theirs goes on; with their history."""
+
+    def chunk(arguments: tuple[Loop, Given]) -> tuple[Loop, dict[str, Array]]:
+        loop, own = arguments
+        given = merge(plan.own, own, common)
+        return _run_chunk(plan, loop, given, patience, begin, end)
+
+    return lax.map(chunk, (loops, own))
+
+
+@partial(jax.jit, static_argnames="plan")
+def finish(plan: Plan, loops: Loop) -> tuple[State, Array, Array, Array | None]:
+    """States, epochs done, who failed, and the best epochs, each with a leading axis of members."""
+
+    def members_first(tree: Any) -> Any:
+        if plan.layout.axis:
+            tree = _moved(tree, -1, 1)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+    state, done, failed = (members_first(part) for part in (loops.state, loops.done, loops.failed))
+    if loops.best is None:
+        return state, done, failed, None
+    best = members_first(loops.best)
+    stopped = ~failed & (best.epoch >= 0)
+    return _select(0, stopped, best.state, state), done, failed, jnp.where(stopped, best.epoch, -1)
+
+
+@partial(jax.jit, static_argnames="plan")
+def replay(plan: Plan, state: State, epoch: Array, own: Given, common: Given) -> tuple[State, Array, Array]:
+    """Failed epochs again, up to the step that fails: ``(states before it, steps, their costs)``."""
+
+    def member(state: State, epoch: Array, own: Given) -> tuple[State, Array, Array]:
+        given = merge(plan.own, own, common)
+        data = given.data if given.subset is None else rows_of(given.data, given.subset)
+        return solo.replay(member_plan(plan, given.hyperparams), state, given.key, epoch, data, given.l2)
+
+    return jax.vmap(member)(state, epoch, own)

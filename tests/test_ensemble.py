@@ -1,0 +1,421 @@
+"""Every member is the solo run, in every layout; and what is said of members that stop."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import OUTPUTS_AND_LOSSES, assert_close, name_of, problem
+
+import jaxnet
+from jaxnet import Network, activations, ensemble, losses
+
+KEY = jax.random.key(7)
+SGD = optax.sgd(0.5)
+LAYOUTS = ["stacked", "members last"]
+M = 3
+
+
+def ensemble_problem(sizes=(3, 4, 2), net=Network(), *, n=10, members=M, dtype="float64"):
+    """Parameters of members, and data that they share."""
+    _, x, y = problem(sizes, net, n=n, dtype=dtype)
+    return ensemble.init(jax.random.key(1), members, sizes, scheme="normal", dtype=dtype), x, y
+
+
+def member(tree, k):
+    return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
+def assert_members_are_solo_runs(result, solo_run):
+    """Compare each member with ``solo_run(k)``, a `TrainResult`."""
+    for k in range(len(result.epochs)):
+        alone = solo_run(k)
+        assert_close(member(result.params, k), alone.params, 1e-10)
+        states = (jax.tree.leaves(member(result.opt_state, k)), jax.tree.leaves(alone.opt_state))
+        for ours, theirs in zip(*states, strict=True):
+            assert_close(jnp.asarray(ours), jnp.asarray(theirs), 1e-10)
+        epochs = len(alone.history["cost"])
+        assert result.epochs[k] == epochs
+        for name, values in alone.history.items():
+            assert_close(jnp.asarray(result.history[name][k, :epochs]), jnp.asarray(values), 1e-10)
+            assert np.isnan(result.history[name][k, epochs:]).all()
+        if alone.best_epoch is not None:
+            assert result.best_epoch[k] == alone.best_epoch
+        failed = np.flatnonzero(result.failures.member == k)
+        assert bool(failed.size) == (alone.not_finite is not None)
+        if alone.not_finite:
+            where = alone.not_finite
+            assert (result.failures.epoch[failed[0]], result.failures.step[failed[0]]) == (where.epoch, where.step)
+            np.testing.assert_allclose(result.failures.cost[failed[0]], where.cost)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+@pytest.mark.parametrize("order", ["shared", "own"])
+def test_each_member_is_the_solo_run(order, batch_size, layout, x64):
+    params, *data = ensemble_problem()
+    keys = jax.random.split(KEY, M)
+    options = {"net": Network(l2=0.01), "optimizer": optax.sgd(0.5, momentum=0.9), "batch_size": batch_size}
+    options["epochs"] = 100 if batch_size is None else 100 // (10 // batch_size)
+    key = KEY if order == "shared" else keys
+    result = ensemble.train(key, params, tuple(data), layout=layout, **options)
+    assert_members_are_solo_runs(
+        result, lambda k: jaxnet.train(KEY if order == "shared" else keys[k], member(params, k), tuple(data), **options)
+    )
+    weights = np.asarray(result.params[0].weight).reshape(M, -1)
+    assert len(np.unique(weights, axis=0)) == M  # members differ
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", OUTPUTS_AND_LOSSES, ids=name_of)
+def test_networks_of_every_kind(kind, layout, x64):
+    output, loss = kind
+    net = Network(activations.tanh, output, loss)
+    params, *data = ensemble_problem((3, 4, 3, 2), net, members=2)
+    options = {"net": net, "optimizer": optax.sgd(0.05), "epochs": 3, "batch_size": 4}
+    result = ensemble.train(KEY, params, tuple(data), layout=layout, **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("hidden", [activations.relu, activations.softmax, activations.softplus], ids=name_of)
+def test_hidden_layers_of_every_kind(hidden, layout, x64):
+    net = Network(hidden)
+    params, *data = ensemble_problem((3, 4, 3, 2), net, members=2)
+    options = {"net": net, "optimizer": SGD, "epochs": 3}
+    result = ensemble.train(KEY, params, tuple(data), layout=layout, **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hyperparameters_of_each_member(layout, x64):
+    params, *data = ensemble_problem()
+    rates, momenta = jnp.geomspace(0.1, 2.0, M), jnp.linspace(0.0, 0.9, M)
+    l2 = jnp.geomspace(1e-4, 0.1, M)
+    result = ensemble.train(
+        KEY,
+        params,
+        tuple(data),
+        net=Network(l2=l2),
+        optimizer=optax.sgd,
+        hyperparams={"learning_rate": rates, "momentum": momenta},
+        epochs=10,
+        batch_size=4,
+        layout=layout,
+    )
+    assert_members_are_solo_runs(
+        result,
+        lambda k: jaxnet.train(
+            KEY,
+            member(params, k),
+            tuple(data),
+            net=Network(l2=l2[k]),
+            optimizer=optax.sgd(rates[k], momenta[k]),
+            epochs=10,
+            batch_size=4,
+        ),
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("own", ["x", "y", "weights", "xy", "none"])
+def test_data_of_their_own(own, batch_size, layout, x64):
+    params, *_ = ensemble_problem()
+    keys = iter(jax.random.split(jax.random.key(3), 3))
+    shapes = {"x": (10, 3), "y": (10, 2), "weights": (10,)}
+    data = tuple(
+        jax.random.uniform(next(keys), (M, *shape) if name in own else shape) for name, shape in shapes.items()
+    )
+    options = {"optimizer": SGD, "epochs": 4, "batch_size": batch_size, "metrics": {"accuracy": jaxnet.accuracy}}
+    result = ensemble.train(KEY, params, data, validation=data[:2], layout=layout, **options)
+
+    def solo(k):
+        alone = tuple(array[k] if name in own else array for name, array in zip(shapes, data, strict=True))
+        return jaxnet.train(KEY, member(params, k), alone, validation=alone[:2], **options)
+
+    assert_members_are_solo_runs(result, solo)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_subsets_of_the_data(batch_size, layout, x64):
+    params, *data = ensemble_problem()
+    subset = jax.random.randint(jax.random.key(2), (M, 6), 0, 10)
+    options = {"optimizer": SGD, "epochs": 4, "batch_size": batch_size}
+    result = ensemble.train(KEY, params, tuple(data), subset=subset, layout=layout, **options)
+    assert_members_are_solo_runs(
+        result, lambda k: jaxnet.train(KEY, member(params, k), tuple(a[subset[k]] for a in data), **options)
+    )
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.05),
+        optax.sgd(optax.cosine_decay_schedule(2.0, 30), momentum=0.9, nesterov=True),
+        optax.lbfgs(),
+        optax.polyak_sgd(1.0),
+        optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(2.0)),
+        optax.inject_hyperparams(optax.sgd)(learning_rate=2.0),
+    ],
+    ids=["adam", "schedule", "lbfgs", "polyak", "clip", "inject"],
+)
+def test_any_optax_optimizer(optimizer, layout, x64):
+    params, *data = ensemble_problem(members=2)
+    options = {"optimizer": optimizer, "epochs": 5}
+    result = ensemble.train(KEY, params, tuple(data), layout=layout, **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
+
+
+@pytest.mark.parametrize("order", ["shared", "own"])
+def test_gradients_that_draw_random_numbers(order, x64):
+    def noisy(params, x, y, net, *, key):
+        value, grads = jaxnet.backprop(params, x, y, net)
+        return value, jax.tree.map(lambda g: g + 0.1 * jax.random.normal(key, g.shape, g.dtype), grads)
+
+    params, *data = ensemble_problem()
+    keys = jnp.stack([KEY] * M) if order == "shared" else jax.random.split(KEY, M)
+    options = {"optimizer": SGD, "gradient": noisy, "epochs": 4, "batch_size": 4}
+    result = ensemble.train(KEY if order == "shared" else keys, params, tuple(data), **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(keys[k], member(params, k), tuple(data), **options))
+
+
+# Members that stop
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_members_stop_early_by_themselves(layout, x64):
+    x, y = (array.astype(jnp.float64) for array in jaxnet.data.xor())
+    params = ensemble.init(jax.random.key(0), 8, (2, 3, 1), scheme="normal", dtype=jnp.float64)
+    options = {"optimizer": SGD, "validation": (x, 1 - y), "epochs": 60, "patience": 4}
+    result = ensemble.train(KEY, params, (x, y), layout=layout, **options)
+    assert len(set(result.epochs.tolist())) > 1
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), (x, y), **options))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_members_that_diverge_are_reported_and_poison_nobody(batch_size, layout, x64):
+    net = Network(output=activations.identity)
+    params, *data = ensemble_problem((3, 2), net)
+    rates = jnp.array([1e60, 0.01, 1e30])
+    options = {"net": net, "epochs": 20, "batch_size": batch_size}
+    with pytest.warns(
+        RuntimeWarning, match=r"2 of 3 members stopped, the first of them member 0: epoch \d+, step \d+ .*smaller"
+    ) as caught:
+        result = ensemble.train(
+            KEY,
+            params,
+            tuple(data),
+            optimizer=optax.sgd,
+            hyperparams={"learning_rate": rates},
+            layout=layout,
+            **options,
+        )
+    assert caught[0].filename == __file__
+    assert result.failures.member.tolist() == [0, 2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+
+    def solo(k):
+        if k in (0, 2):
+            with pytest.warns(RuntimeWarning, match="training stopped"):
+                return jaxnet.train(KEY, member(params, k), tuple(data), optimizer=optax.sgd(rates[k]), **options)
+        return jaxnet.train(KEY, member(params, k), tuple(data), optimizer=optax.sgd(rates[k]), **options)
+
+    assert_members_are_solo_runs(result, solo)
+
+
+def test_a_member_with_bad_data_stops_alone():
+    params, x, y = ensemble_problem(dtype="float32")
+    x = jnp.tile(x, (M, 1, 1)).at[2, 3, 1].set(jnp.nan)
+    with pytest.warns(RuntimeWarning, match="1 of 3 members stopped, the first of them member 2.*met a cost of nan"):
+        result = ensemble.train(KEY, params, (x, y), optimizer=SGD, epochs=3, batch_size=4)
+    assert result.epochs.tolist() == [3, 3, 0]
+    assert np.isfinite(result.history["cost"][:2]).all()
+
+
+# Groups, chunks and calls
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "name"),
+    [
+        ((2, 2, 1), 4, "members last"),
+        ((2, 16, 1), 32, "members last"),
+        ((64, 32, 10), 32, "stacked"),
+        ((784, 30, 10), 10, "stacked"),
+        ((2, 2, 1), 1000, "stacked"),
+    ],
+)
+def test_layouts_are_chosen_by_size(sizes, batch_size, name):
+    layout = ensemble._layouts.choose(None, 1000, sizes, batch_size, by_hand=True)
+    assert layout.name == name
+    assert 1 <= layout.chunk <= 1000
+    assert ensemble._layouts.choose(None, 1000, sizes, batch_size, by_hand=False).name == "stacked"
+
+
+@pytest.mark.parametrize("members", [1, 7, 12])
+@pytest.mark.parametrize(("name", "chunk", "threads"), [("stacked", 3, 1), ("members last", 2, 2), ("stacked", 5, 3)])
+def test_chunks_and_threads_change_nothing(members, name, chunk, threads, x64, monkeypatch):
+    monkeypatch.setattr(ensemble._layouts, "_GROUP", 4)
+    params, *data = ensemble_problem(members=members)
+    options = {"optimizer": SGD, "epochs": 5, "batch_size": 4, "record_every": 2}
+    layout = ensemble.Layout(name, chunk, threads)
+    keys = jax.random.split(KEY, members)
+    result = ensemble.train(keys, params, tuple(data), layout=layout, **options)
+    assert result.layout == layout
+    whole = ensemble.train(keys, params, tuple(data), layout="stacked", **options)
+    assert result.history["cost"].shape == (members, 2)
+    assert_close(result.params, whole.params)
+    assert_close(jnp.asarray(result.history["cost"]), jnp.asarray(whole.history["cost"]))
+
+
+def test_records_are_every_so_manieth_epoch(x64):
+    params, *data = ensemble_problem()
+    options = {"optimizer": SGD, "epochs": 11, "metrics": {"accuracy": jaxnet.accuracy}}
+    every = ensemble.train(KEY, params, tuple(data), **options)
+    fourth = ensemble.train(KEY, params, tuple(data), record_every=4, **options)
+    for name in ("cost", "accuracy"):
+        np.testing.assert_array_equal(fourth.history[name], every.history[name][:, 3::4])
+
+
+def test_length_of_a_call_does_not_matter(monkeypatch):
+    params, *data = ensemble_problem(dtype="float32")
+    options = {"optimizer": SGD, "epochs": 50, "batch_size": 3, "record_every": 3}
+    whole = ensemble.train(KEY, params, tuple(data), **options)
+    clock = iter(range(10**6))  # every call seems to take a second, so each runs one epoch
+    monkeypatch.setattr(ensemble.training.time, "perf_counter", lambda: next(clock))
+    parts = ensemble.train(KEY, params, tuple(data), **options)
+    np.testing.assert_array_equal(parts.history["cost"], whole.history["cost"])
+    assert all(map(np.array_equal, jax.tree.leaves(parts.params), jax.tree.leaves(whole.params)))
+
+
+def test_no_epochs_at_all():
+    params, *data = ensemble_problem(dtype="float32")
+    result = ensemble.train(KEY, params, tuple(data), optimizer=SGD, epochs=0)
+    assert result.history["cost"].shape == (M, 0)
+    assert all(map(np.array_equal, jax.tree.leaves(result.params), jax.tree.leaves(params)))
+
+
+def test_nothing_is_traced_twice():
+    traced, counts = [], []
+
+    def gradient(*args):
+        traced.append(None)
+        return jaxnet.backprop(*args)
+
+    params, *data = ensemble_problem(dtype="float32")
+    for epochs in (3, 40):
+        ensemble.train(
+            KEY, params, tuple(data), optimizer=SGD, epochs=epochs, record_every=50, gradient=gradient, batch_size=5
+        )
+        counts.append(len(traced))
+    assert counts[0] == counts[1]
+
+
+def test_the_callers_parameters_survive():
+    params, *data = ensemble_problem(dtype="float32")
+    before = jax.tree.map(np.array, params)
+    ensemble.train(KEY, params, tuple(data), optimizer=SGD, epochs=3)
+    assert all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(before)))
+
+
+def test_progress_counts_epochs_of_members(capsys):
+    params, *data = ensemble_problem(dtype="float32")
+    ensemble.train(KEY, params, tuple(data), optimizer=SGD, epochs=30, progress=True)
+    assert re.search(r"90/90.*cost 0\.", capsys.readouterr().out)
+
+
+# Initial parameters and outputs
+
+
+def test_init_draws_each_member_from_its_own_key(dtype):
+    scales = jnp.linspace(0.5, 2.0, M, dtype=dtype)
+    params = ensemble.init(KEY, M, (3, 4, 2), scheme="normal", scale=scales, dtype=dtype)
+    for k, key in enumerate(jax.random.split(KEY, M)):
+        alone = jaxnet.init(key, (3, 4, 2), scheme="normal", scale=scales[k], dtype=dtype)
+        assert_close(member(params, k), alone)
+    same = ensemble.init(KEY, M, (3, 4, 2), scheme="normal", scale=0.5, dtype=dtype)
+    assert_close(member(same, 0), member(params, 0))
+
+
+def test_forward_of_shared_and_own_inputs(dtype):
+    kind = (activations.relu, activations.softmax, losses.softmax_cross_entropy)
+    params, x, _ = ensemble_problem(dtype=dtype)
+    own = jnp.stack([x + k for k in range(M)])
+    for inputs, of in ((x, lambda k: x), (own, lambda k: own[k]), (x[0], lambda k: x[0])):
+        outputs = ensemble.forward(params, inputs, Network(*kind, l2=jnp.ones(M)))
+        for k in range(M):
+            assert_close(outputs[k], jaxnet.forward(member(params, k), of(k), Network(*kind)))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"key": 0}, TypeError, "key is a int, expected a typed key"),
+        ({"key": jax.random.split(KEY, 2)}, ValueError, r"key has shape \(2,\), expected one key, or one for each"),
+        (
+            {"params": jaxnet.init(KEY, (2, 3, 1))},
+            ValueError,
+            "params have the shapes .*leading axis of mem",
+        ),
+        ({"params": ()}, ValueError, "params have the shapes"),
+        ({"data": (jnp.ones((4, 3)), jnp.ones((4, 1)))}, ValueError, "data: x has 3 features"),
+        ({"data": (jnp.ones((2, 4, 2)), jnp.ones((4, 1)))}, ValueError, r"data: x has shape .*that of the 3 members"),
+        ({"data": jnp.ones((4, 2))}, TypeError, "data is an array of float32 .*expected a tuple"),
+        ({"data": (*jaxnet.data.xor(), jnp.zeros((M, 4)))}, ValueError, "data: weights are negative, or all zero"),
+        ({"validation": (jnp.full((4, 2), jnp.inf), jnp.ones((4, 1)))}, ValueError, "validation: x holds values"),
+        ({"subset": jnp.ones((M, 2))}, ValueError, r"subset is an array of float32 .*integers \(3, rows\)"),
+        ({"subset": jnp.full((M, 2), 4)}, ValueError, "subset holds rows from 4 to 4, but the data has 4 examples"),
+        ({"net": Network(l2=jnp.ones(2))}, ValueError, r"net.l2 has shape \(2,\), expected one number, or one for"),
+        ({"net": Network(l2=-jnp.ones(M))}, ValueError, "net.l2 holds values that are negative"),
+        ({"net": "sigmoid"}, TypeError, "net is a str, expected a jaxnet.Network"),
+        ({"hyperparams": {"learning_rate": 0.5}}, TypeError, "optimizer is .*has to be a function"),
+        ({"optimizer": optax.sgd, "hyperparams": [0.5]}, TypeError, "hyperparams is a list, expected values by name"),
+        ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": "a"}}, TypeError, "hyperparams.*is a str"),
+        ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": jnp.nan}}, ValueError, "hyperparams.*not finite"),
+        ({"optimizer": optax.sgd}, TypeError, "optimizer is a function, expected an optax optimizer"),
+        ({"record_every": 0}, ValueError, "record_every is 0, expected an integer >= 1"),
+        ({"layout": "members last", "gradient": jaxnet.autodiff}, ValueError, "needs gradient=jaxnet.backprop"),
+        ({"layout": "fast"}, ValueError, "layout is 'fast', expected one of"),
+        ({"patience": 3}, ValueError, "patience is 3, but there is no validation data"),
+        ({"batch_size": 5}, ValueError, "batch_size is 5, but the data has 4 examples"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    arguments = {
+        "key": KEY,
+        "params": ensemble.init(KEY, M, (2, 3, 1)),
+        "data": jaxnet.data.xor(),
+        "optimizer": SGD,
+        "epochs": 1,
+    } | change
+    key, params, data = (arguments.pop(name) for name in ("key", "params", "data"))
+    with pytest.raises(error, match=message):
+        ensemble.train(key, params, data, **arguments)
+
+
+def test_bad_arguments_of_init_and_forward():
+    with pytest.raises(ValueError, match="members is 0, expected an integer >= 1"):
+        ensemble.init(KEY, 0, (2, 1))
+    with pytest.raises(ValueError, match=r"scale has shape \(3,\), expected one number, or one for each member: \(5,"):
+        ensemble.init(KEY, 5, (2, 1), scale=jnp.ones(3))
+    params = ensemble.init(KEY, 5, (2, 1))
+    with pytest.raises(ValueError, match="x has shape .*but there are 5 members"):
+        ensemble.forward(params, jnp.ones((4, 3, 2)))
+    with pytest.raises(ValueError, match="x has 3 features"):
+        ensemble.forward(params, jnp.ones((4, 3)))
+
+
+def test_train_cannot_be_compiled():
+    params, x, y = ensemble_problem(dtype="float32")
+    with pytest.raises(TypeError, match=r"ensemble\.train drives a compiled loop from Python"):
+        jax.jit(lambda x: ensemble.train(KEY, params, (x, y), optimizer=SGD, epochs=1).params)(x)
