@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -28,7 +27,7 @@ import jaxnet
 from experiments._beyond_curvature import second_order, spectrum, tangent_kernel
 from experiments._beyond_examples import mislabelled, noise_scale, private
 from experiments._beyond_runs import LOGITS, NET, Part, Settings, splits, train
-from experiments.common import Result, console, gradient_agreement, present
+from experiments.common import Result, console, gradient_agreement, main
 from jaxnet import curvature, kernel, per_example
 from jaxnet.data import Data
 
@@ -97,5 +96,7 @@ def agreement(states: jaxnet.State, training: Data) -> dict[str, Any]:
     return gradient_agreement(by_hand, automatic, (params, training.x[:8], training.y[:8]))
 
 
+FULL: dict[str, Any] = {"repeats": 16}
+
 if __name__ == "__main__":
-    raise SystemExit(present("beyond_gradient", run, tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(main("beyond_gradient", run, Settings, FULL, __doc__))

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 import jaxnet
-from experiments.common import RESULTS, Result, console, gradient_agreement, present
+from experiments.common import RESULTS, Result, console, gradient_agreement, main
 from jaxnet import check, graph
 
 
@@ -167,5 +166,7 @@ def show(case: Case, traced: graph.Graph, paths: graph.Paths, report: check.Repo
     console.print(f"\n{report}", highlight=False, soft_wrap=True, markup=False)
 
 
+FULL: dict[str, Any] = {}
+
 if __name__ == "__main__":
-    raise SystemExit(present("chain_rule", run, tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(main("chain_rule", run, Settings, FULL, __doc__))

@@ -1,23 +1,27 @@
-"""What the experiments share: the agreement of the two gradients, and writing numbers and figures."""
+"""What the experiments share: claims and their verdicts, the agreement of the two gradients, and writing it all."""
 
 from __future__ import annotations
 
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.stats import binomtest
 
 import jaxnet
 
@@ -26,11 +30,44 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 console = Console()
 
 
+class Verdict(StrEnum):
+    """What the numbers say of a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "not enough evidence"
+
+
+class Claim(NamedTuple):
+    """A claim in a sentence, the verdict that was computed from the numbers, and the numbers in words."""
+
+    text: str
+    verdict: Verdict
+    evidence: str
+
+
 class Result(NamedTuple):
-    """What an experiment found: numbers by name (with plain lists for arrays), and figures by name."""
+    """What an experiment found: numbers by name (with plain lists for arrays), figures by name, and claims."""
 
     numbers: dict[str, Any]
     figures: dict[str, Figure]
+    claims: tuple[Claim, ...] = ()
+
+
+def verdict(holds: bool | np.bool_ | None) -> Verdict:
+    """The verdict of what is true, false, or (None) not settled by the numbers."""
+    return Verdict.OPEN if holds is None else Verdict.HOLDS if holds else Verdict.FAILS
+
+
+def above(bound: float, low: float, high: float) -> Verdict:
+    """Whether a number that lies between ``low`` and ``high``, its confidence interval, is above ``bound``."""
+    return verdict(True if low > bound else False if high <= bound else None)
+
+
+def share(successes: int, trials: int) -> dict[str, Any]:
+    """A share of trials with its 95 % interval, by Wilson's score."""
+    interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
+    return {"share": successes / trials, "low": float(interval.low), "high": float(interval.high), "trials": trials}
 
 
 def gradient_agreement(
@@ -66,6 +103,19 @@ def estimate(values: Sequence[Any] | np.ndarray | jax.Array) -> dict[str, Any]:
     return {"mean": float(values.mean()), "standard_error": error, "values": values}
 
 
+def main(name: str, run: Callable[..., Result], settings: type, full: dict[str, Any], description: str | None) -> int:
+    """The command line of an experiment: its settings as options, and ``--full``, which changes their defaults."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--full"]
+    thorough = len(arguments) < len(sys.argv) - 1
+    given = tyro.cli(
+        settings,
+        args=arguments,
+        default=settings(**full) if thorough else None,
+        description=f"{description}\n\n--full: the thorough version, with other defaults: --full --help shows them.",
+    )
+    return present(name, run, given)
+
+
 def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     """Run an experiment, print its numbers, and write ``NAME.json`` and ``NAME_*.png`` into ``settings.output``.
 
@@ -76,7 +126,7 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     began = time.perf_counter()
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
-        numbers, figures = run(settings, progress=True)
+        numbers, figures, claims = run(settings, progress=True)
     except (ValueError, TypeError, OverflowError, OSError) as error:
         console.print(f"[bold red]{name} cannot run so:[/] {escape(str(error))}", soft_wrap=True)
         return 2
@@ -93,9 +143,11 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
             f"relative error {found['relative_error']:.1e} (at most {found['tolerance']:.0e}): {verdict}",
         )
     console.print(table)
+    for claim in claims:
+        console.print(f"[bold]{claim.verdict}[/]: {escape(claim.text)} [dim]{escape(claim.evidence)}", soft_wrap=True)
 
     written = [settings.output / f"{name}.json"]
-    written[0].write_text(json.dumps(_plain(_document(name, settings, numbers)), indent=1) + "\n")
+    written[0].write_text(json.dumps(_plain(_document(name, settings, numbers, claims)), indent=1) + "\n")
     for figure_name, figure in figures.items():
         written.append(settings.output / f"{name}_{figure_name}.png")
         figure.savefig(written[-1])
@@ -114,10 +166,11 @@ def _text(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def _document(name: str, settings: Any, numbers: dict[str, Any]) -> dict[str, Any]:
+def _document(name: str, settings: Any, numbers: dict[str, Any], claims: tuple[Claim, ...]) -> dict[str, Any]:
     return {
         "experiment": name,
         "settings": asdict(settings),
+        "claims": [claim._asdict() for claim in claims],
         "numbers": numbers,
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "jaxnet": jaxnet.__version__},
         "device": jax.devices()[0].device_kind,

@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from jax import Array
 
 import jaxnet
-from experiments.common import RESULTS, Result, estimate, network_agreement, present
+from experiments.common import RESULTS, Result, estimate, main, network_agreement
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -131,5 +130,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     return Result(numbers, figures)
 
 
+FULL: dict[str, Any] = {"repeats": 32}
+
 if __name__ == "__main__":
-    raise SystemExit(present("digits", run, tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(main("digits", run, Settings, FULL, __doc__))

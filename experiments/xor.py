@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
-import tyro
 
 import jaxnet
-from experiments.common import RESULTS, Result, network_agreement, present
+from experiments.common import RESULTS, Result, main, network_agreement
 from jaxnet import plots
 
 
@@ -84,5 +84,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     return Result(numbers, figures)
 
 
+FULL: dict[str, Any] = {"epochs": 50_000}
+
 if __name__ == "__main__":
-    raise SystemExit(present("xor", run, tyro.cli(Settings, description=__doc__)))
+    raise SystemExit(main("xor", run, Settings, FULL, __doc__))

@@ -18,7 +18,7 @@ from experiments.common import _plain, present
 
 @pytest.mark.promotes
 def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
-    numbers, figures = xor.run(xor.Settings(output=tmp_path))
+    numbers, figures, _ = xor.run(xor.Settings(output=tmp_path))
     assert numbers["accuracy"] == 1
     assert numbers["cost"] < 1e-3
     assert numbers["linear_accuracy"] <= 0.75
@@ -30,7 +30,7 @@ def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
 
 
 def test_the_chain_rule_number_by_number():
-    numbers, figures = chain_rule.run(chain_rule.Settings())
+    numbers, figures, _ = chain_rule.run(chain_rule.Settings())
     lecture, two_paths, network = (numbers[name] for name in ("lecture", "two_paths", "network"))
     assert [float(lecture["nodes"][name]["gradient"]) for name in "abcuvf"] == [54, 54, 54, 54, 18, 1]
     assert lecture["paths"] == ["a → u → v → f:  1 · 3 · 18 = 54"]
@@ -45,7 +45,7 @@ def test_the_chain_rule_number_by_number():
 
 @pytest.mark.promotes
 def test_digits_are_learned():
-    numbers, figures = digits.run(digits.Settings(hidden=32, epochs=12, repeats=2))
+    numbers, figures, _ = digits.run(digits.Settings(hidden=32, epochs=12, repeats=2))
     assert numbers["test_accuracy"] > 0.93
     assert len(numbers["test_accuracies"]) == 2
     assert numbers["gradient_agreement"]["float64"]["relative_error"] < 1e-12
@@ -58,7 +58,7 @@ def test_what_lies_beyond_the_gradient():
     settings = beyond_gradient.Settings(
         hidden=16, repeats=2, epochs=8, noise_multipliers=(0.0, 64.0), private_steps=20, starts=4
     )
-    numbers, figures = beyond_gradient.run(settings)
+    numbers, figures, _ = beyond_gradient.run(settings)
 
     def mean(name):
         assert len(numbers[name]["values"]) == 2
@@ -142,7 +142,7 @@ def test_the_main_job(tmp_path, capsys):
 
 def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
     def run(settings, *, progress):
-        numbers, figures = xor.run(settings)
+        numbers, figures, _ = xor.run(settings)
         numbers["gradient_agreement"]["float32"]["holds"] = False
         return xor.Result(numbers, figures)
 
