@@ -19,8 +19,9 @@ from jax.typing import ArrayLike
 from jaxnet import _loop as solo
 from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
 from jaxnet._numeric import wide
-from jaxnet.ensemble._layouts import MEMBERS_LAST, Layout
-from jaxnet.ensemble._members_last import gradients as members_last_gradients
+from jaxnet.backprop import backprop
+from jaxnet.ensemble._gradients import gradients
+from jaxnet.ensemble._layouts import Layout
 from jaxnet.steps import State, make_step
 
 
@@ -154,10 +155,8 @@ def _step(chunk: _Chunk) -> Step:
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, Array]:
         found = None
-        if plan.layout.name == MEMBERS_LAST:
-            lifted = [array if own else array[..., None] for array, own in zip(batch, chunk.own_batch, strict=True)]
-            x, y, weights = [*lifted, None][:3]
-            found = members_last_gradients(state.params, x, y, weights, plan.solo.net, given.l2)
+        if plan.solo.gradient is backprop:
+            found = gradients(axis == -1, state.params, batch, chunk.own_batch, plan.solo.net, given.l2)
         mapped = jax.vmap(member, in_axes if found else (*in_axes[:-1], None), out_axes=(axis, 0))
         return mapped(state, batch, given.l2, given.hyperparams, found)
 
@@ -285,13 +284,17 @@ def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
 
 
 _BLOCK = 32
+"""Epochs in a block at the most."""
+
+_FEW_STEPS = 4
+"""In stacked epochs of more steps, asking after each whether members are finite costs little."""
 
 
 def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str, Array]]:
     """``stride`` epochs and their records: (_BLOCK, m), or where not each is recorded, (1, m) of the last.
 
     Whether members are finite is asked once, after the block, because what is not finite stays so. Only where one
-    is not, the block is run again with care. This keeps the loop over the epochs of tiny networks to a few kernels.
+    is not, the block is run again with care. This keeps the loop over short epochs to a few kernels.
     """
     every = chunk.plan.every == 1
     rows = {
@@ -337,7 +340,8 @@ def _run_chunk(
 ) -> tuple[Loop, dict[str, Array]]:
     """Epochs until ``end``, or the end of the last member; with their history, (capacity, m)."""
     chunk = _chunk(plan, len(loop.done), given)
-    in_blocks = loop.best is None and plan.layout.name == MEMBERS_LAST
+    few_steps = chunk.axis == -1 or chunk.examples <= _FEW_STEPS * plan.solo.batch_size
+    in_blocks = loop.best is None and few_steps
     length = _BLOCK if in_blocks and plan.every == 1 else 1
 
     def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:

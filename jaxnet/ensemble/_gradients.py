@@ -1,0 +1,150 @@
+"""The gradients of a chunk of networks at once: the two passes of `jaxnet.backprop`, with products for each layout.
+
+Stacked, weights are (m, units, inputs), biases (m, units, 1), activations and deltas (m, units, n), or without m where
+all members share them: batched matrix products, each in the orientation that XLA's products on a CPU are fastest in.
+Mapping the products of a single network over the members takes up to twice as long.
+
+With the members last, weights are (units, inputs, m), biases (units, m), activations and deltas (n, units, m), or with
+1 in the place of m: sums over units written out. Every operation then runs along the members, whatever the size of a
+layer; a product of 2 × 2 matrices fills a vector register with as many members as it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnet._numeric import add_up
+from jaxnet.activations import Activation, identity, sigmoid
+from jaxnet.backprop import Products, backward_pass, contract, forward_pass, losses_of, output_delta
+from jaxnet.network import Layer, Network
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The products
+
+
+def _carry_back_stacked(delta: Array, weight: Array) -> Array:
+    # Transposed by itself; XLA's product of a transposed operand takes four times as long.
+    return lax.optimization_barrier(jnp.swapaxes(weight, -1, -2)) @ delta
+
+
+def _outer_stacked(delta: Array, h: Array) -> Array:
+    return jnp.einsum("mun,min->mui" if h.ndim == 3 else "mun,in->mui", delta, h)
+
+
+def _total_stacked(delta: Array) -> Array:
+    # XLA sums over the last axis one number at a time, its products do not.
+    return delta @ jnp.ones(delta.shape[-1], delta.dtype)
+
+
+def _weigh_members_last(h: Array, weight: Array) -> Array:
+    return add_up([h[:, i, None, :] * weight[None, :, i, :] for i in range(h.shape[1])])
+
+
+def _carry_back_members_last(delta: Array, weight: Array) -> Array:
+    return add_up([delta[:, k, None, :] * weight[None, k, :, :] for k in range(delta.shape[1])])
+
+
+def _outer_members_last(delta: Array, h: Array) -> Array:
+    return add_up([delta[i, :, None, :] * h[i, None, :, :] for i in range(len(delta))])
+
+
+def _total_members_last(delta: Array) -> Array:
+    return add_up(list(delta))
+
+
+class _Form(NamedTuple):
+    """How arrays lie."""
+
+    products: Products
+    example: int  # the axis of examples in activations and deltas
+    of_one: tuple[int, int]  # the axes of one member's weight
+
+
+_STACKED = _Form(
+    Products(lambda h, weight: weight @ h, _carry_back_stacked, _outer_stacked, _total_stacked), -1, (1, 2)
+)
+_MEMBERS_LAST = _Form(
+    Products(_weigh_members_last, _carry_back_members_last, _outer_members_last, _total_members_last), 0, (0, 1)
+)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Activations and losses: units lie on the last axis but one
+
+
+def _over_last_axis(f: Any) -> Any:
+    return jax.vmap(f, in_axes=-1, out_axes=-1)
+
+
+def _logistic(a: Array) -> Array:
+    # ½ tanh(a/2) + ½, which is the logistic function, and takes 0.8 of the time of XLA's on a CPU. Near 0 it is exact
+    # to the same absolute error, half a unit in the last place of 1, but not to the same relative one.
+    return 0.5 * jnp.tanh(0.5 * a) + 0.5
+
+
+@lru_cache
+def _mapped_activation(s: Activation, members_last: bool) -> Activation:
+    if s == sigmoid and members_last:
+        return replace(s, value=_logistic)
+    if s == identity:  # which any loss of logits may follow
+        return s
+    return replace(s, value=_over_last_axis(s.value), times_derivative=_over_last_axis(s.times_derivative))
+
+
+@lru_cache
+def _mapped_network(net: Network, members_last: bool) -> Network:
+    loss = replace(
+        net.loss,
+        value=_over_last_axis(net.loss.value),
+        derivative=_over_last_axis(net.loss.derivative),
+        link=net.loss.link and _mapped_activation(net.loss.link, members_last),
+    )
+    return Network(_mapped_activation(net.hidden, members_last), _mapped_activation(net.output, members_last), loss)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The gradients
+
+
+def _laid_out(members_last: bool, params: Any, batch: tuple[Array, ...], own: tuple[bool, ...]) -> Any:
+    """Parameters and a batch as the products take them: ``(params, x, y, weights or None)``."""
+    if members_last:
+        batch = tuple(array if own else array[..., None] for array, own in zip(batch, own, strict=True))
+    else:
+        params = [Layer(layer.weight, layer.bias[..., None]) for layer in params]
+        batch = (*(jnp.swapaxes(array, -1, -2) for array in batch[:2]), *(jnp.atleast_2d(array) for array in batch[2:]))
+    return (params, *batch, *[None] * (3 - len(batch)))
+
+
+def gradients(
+    members_last: bool, params: Any, batch: tuple[Array, ...], own: tuple[bool, ...], net: Network, l2: Array | None
+) -> tuple[Array, Any]:
+    """Costs (m,) and gradients of the members, as `jaxnet.backprop` computes them for one.
+
+    x (n, inputs), y (n, outputs) and weights (n,) of the batch have an axis of members, the first or the last, where
+    ``own`` says so; l2 is (m,), () or None.
+    """
+    products, example, of_one = _MEMBERS_LAST if members_last else _STACKED
+    net = _mapped_network(net, members_last)
+    layers, x, y, weights = _laid_out(members_last, params, batch, own)
+    activations, logits = forward_pass(layers, x, net.hidden, net.output, products)
+    y = jnp.broadcast_to(y, logits.shape)
+    if weights is None:
+        weights = jnp.ones((len(x), 1) if members_last else (1, x.shape[-1]), x.dtype)
+    total = jnp.sum(weights, axis=example, keepdims=True)
+    shares = weights / jnp.where(total == 0, 1, total)
+    last_delta = output_delta(net, activations[-1], logits, y) * jnp.expand_dims(shares, -2)
+    deltas = backward_pass(layers, activations, last_delta, net.hidden, products)
+    grads = contract(activations, deltas, products)
+    costs = products.total(losses_of(net, activations[-1], logits, y) * shares)
+    if l2 is not None:
+        costs = costs + l2 / 2 * add_up([jnp.sum(layer.weight**2, axis=of_one) for layer in params])
+        l2 = jnp.expand_dims(l2, of_one) if l2.ndim else l2
+        grads = [Layer(g.weight + l2 * layer.weight, g.bias) for g, layer in zip(grads, params, strict=True)]
+    return costs, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(grads))
