@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import jax
 
-STACKED, MEMBERS_LAST = _NAMES = ("stacked", "members last")
+STACKED, MEMBERS_LAST, ONE_KERNEL = _NAMES = ("stacked", "members last", "one kernel")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,10 @@ class Layout:
     name
         ``"stacked"`` maps the step of one network over the leading axis of members: batched matrix products.
         ``"members last"`` keeps the members on the last axis and writes the sums over units out: for tiny networks,
-        whose products fill no register. It has the gradient of `jaxnet.backprop` built in.
+        whose products fill no register. ``"one kernel"`` lets each thread of a GPU carry a network through all its
+        steps, for networks of at most 128 parameters, batches of all examples, and optimizers that treat each number by
+        itself, such as ``optax.sgd`` and ``optax.adam``; never chosen by itself, because nobody has measured it yet.
+        These two have the gradient of `jaxnet.backprop` built in.
     chunk
         So many members run all their epochs together, in the cache.
     threads
@@ -34,7 +37,7 @@ class Layout:
     @property
     def axis(self) -> int:
         """Where the axis of members lies inside the loop."""
-        return -1 if self.name == MEMBERS_LAST else 0
+        return 0 if self.name == STACKED else -1
 
 
 # Nanoseconds on one core of a Xeon with AVX-512, float32: by benchmarks/ensembles.py.
@@ -57,9 +60,9 @@ def choose(name: str | None, members: int, sizes: tuple[int, ...], batch_size: i
     """The layout for so many members of these sizes; the cheaper one by the costs above, if no name is given."""
     if name not in (None, *_NAMES):
         raise ValueError(f"layout is {name!r}, expected one of {', '.join(_NAMES)}, or a Layout")
-    if name == MEMBERS_LAST and not by_hand:
-        raise ValueError("layout is 'members last', which needs gradient=jaxnet.backprop; leave layout out")
-    if jax.default_backend() != "cpu":
+    if name in (MEMBERS_LAST, ONE_KERNEL) and not by_hand:
+        raise ValueError(f"layout is {name!r}, which needs gradient=jaxnet.backprop; leave layout out")
+    if jax.default_backend() != "cpu" or name == ONE_KERNEL:
         return Layout(name or STACKED, members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-members // threads)

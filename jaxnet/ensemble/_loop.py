@@ -21,7 +21,8 @@ from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
 from jaxnet._numeric import wide
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
-from jaxnet.ensemble._layouts import Layout
+from jaxnet.ensemble._layouts import ONE_KERNEL, Layout
+from jaxnet.ensemble._one_kernel import run_steps
 from jaxnet.steps import State, make_step
 
 
@@ -163,6 +164,32 @@ def _step(chunk: _Chunk) -> Step:
     return step
 
 
+def _in_one_kernel(chunk: _Chunk, state: State, steps: ArrayLike) -> tuple[State, Array]:
+    """So many steps of all members on all examples, and the costs before the last of them."""
+    plan, given = chunk.plan, chunk.given
+    wrong = (
+        "layout is 'one kernel', but the optimizer asks for the cost at other parameters, or keeps arrays that are not "
+        "like the parameters; leave layout out"
+    )
+    like_parameters = {leaf.shape for leaf in jax.tree.leaves(state.params)} | {(chunk.members,)}
+    if any(leaf.shape not in like_parameters for leaf in jax.tree.leaves(state.opt_state)):
+        raise ValueError(wrong)
+
+    def update(state: State, cost: Array, grads: Any, hyperparams: Any) -> State:
+        def gradient(params: Any, *_: Any) -> tuple[Array, Any]:
+            if params is not state.params:
+                raise ValueError(wrong)
+            return cost, grads
+
+        one = member_plan(plan, hyperparams)
+        no_batch: Any = (None, None)
+        return make_step(one.optimizer, one.net, gradient)(state, no_batch)[0]
+
+    net, own = plan.solo.net, chunk.own.data
+    state, costs = run_steps(update, state, given.data, own, net, given.l2, given.hyperparams, steps)
+    return state, costs.astype(wide(costs.dtype))
+
+
 def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Array]:
     """One epoch of each member: ``(states, mean costs over the examples, all costs finite)``."""
     plan, data, m = chunk.plan, chunk.given.data, chunk.members
@@ -180,6 +207,9 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         return lax.scan(weighed_step, state, _batches(chunk, rows))
 
+    if plan.layout.name == ONE_KERNEL:
+        state, costs = _in_one_kernel(chunk, state, 1)
+        return state, costs, jnp.isfinite(costs)
     if plan.solo.batch_size == chunk.examples:
         state, (costs, _) = weighed_step(state, data)
         return state, costs, jnp.isfinite(costs)
@@ -313,7 +343,11 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         # Not finite from where one cost was not.
         return state, rows | {"cost": costs[None] + 0 * rows["cost"]}
 
-    state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
+    if chunk.plan.layout.name == ONE_KERNEL and not every:
+        state, costs = _in_one_kernel(chunk, loop.state, stride)
+        hoped = rows | {"cost": costs[None]}
+    else:
+        state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
     if not every:
         hoped = record(hoped, 0, _measure(chunk, state.params))
     go = _active(loop, None)

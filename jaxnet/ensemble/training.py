@@ -40,8 +40,9 @@ from jaxnet.ensemble._arguments import (
     checked_subset,
     first,
 )
-from jaxnet.ensemble._layouts import Layout, choose, cut_into_groups
+from jaxnet.ensemble._layouts import ONE_KERNEL, Layout, choose, cut_into_groups
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
+from jaxnet.ensemble._one_kernel import check_one_kernel
 from jaxnet.ensemble.members import check_kind, checked_members
 from jaxnet.network import Network, Params
 from jaxnet.steps import Gradient, Metric, State
@@ -180,9 +181,11 @@ def train(
     make: Any = optimizer
     check_functions(make if names is None else make(**dict(zip(names, first(values), strict=True))), gradient)
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
+    sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     if not isinstance(layout, Layout):
-        sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
         layout = choose(layout, members, sizes, batch_size, gradient is backprop)
+    if layout.name == ONE_KERNEL:
+        check_one_kernel(sizes, net, batch_size == n)
     plan = Plan(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
