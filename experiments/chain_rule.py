@@ -121,6 +121,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
             report = check.check_gradient(case.f, graph.grad(case.f, argnums), case.args, argnums=argnums)
             numbers[name] = described(traced, paths[name], report)
             figures[name] = traced.draw(title=case.title)
+            figures[name].set_label(f"{case.title}: its graph, with the value and the gradient of every node")
             if progress:
                 show(case, traced, paths[name], report)
         args = given["network"].args

@@ -67,9 +67,9 @@ def agreement(documents: list[dict[str, Any]]) -> str:
     done = [document for document in documents if document["outcome"] == "done"]
     if not done:
         return ""
-    found = [document["numbers"]["gradient_agreement"]["float64"] for document in done]
-    worst = max(one["relative_error"] for one in found)
-    agreeing = sum(one["holds"] for one in found)
+    found = [document["numbers"]["gradient_agreement"] for document in done]
+    worst = max(dtypes["float64"]["relative_error"] for dtypes in found)
+    agreeing = sum(all(one["holds"] for one in dtypes.values()) for dtypes in found)
     seconds = sum(document["numbers"]["seconds"] for document in done)
     first, last = min(document["date"] for document in done), max(document["date"] for document in done)
     return (

@@ -47,7 +47,11 @@ def save(name: str, run: Callable[..., Result], settings: Any, result: Result) -
         "claims": [claim._asdict() for claim in result.claims],
         "numbers": result.numbers,
         "figures": [
-            {"file": f"{name}_{figure_name}", "alt": described(figure), "inches": figure.get_size_inches()}
+            {
+                "file": f"{name}_{figure_name}",
+                "alt": described(figure) or figure_name.replace("_", " "),
+                "inches": figure.get_size_inches(),
+            }
             for figure_name, figure in result.figures.items()
         ],
     }
@@ -68,7 +72,8 @@ def save_reason(name: str, run: Callable[..., Result], settings: Any, outcome: O
 def load(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """What was written of those experiments that there is something of."""
     paths = (folder / f"{name}.json" for name in names)
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    documents = (json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists())
+    return [document for document in documents if "outcome" in document]  # other files are of earlier versions
 
 
 def _write(name: str, run: Callable[..., Result], settings: Any, outcome: Outcome, found: dict[str, Any]) -> Path:

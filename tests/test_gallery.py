@@ -23,9 +23,9 @@ LONG = "an_expression_without_any_space_" * 8
 def folder(tmp_path_factory):
     """Results of all kinds: with narrow and wide figures, texts that could break a page, failed, skipped."""
     folder = tmp_path_factory.mktemp("results")
-    figures = {"narrow": Figure((6, 4)), "wide": Figure((14, 4))}
-    for figure in figures.values():
-        figure.subplots().set(title='cost & "accuracy"', xlabel="epoch", ylabel="cost")
+    figures = {"narrow": Figure((6, 4)), "wide": Figure((14, 4)), "of_nothing": Figure()}
+    for name in ("narrow", "wide"):
+        figures[name].subplots().set(title='cost & "accuracy"', xlabel="epoch", ylabel="cost")
     agreement = {name: {"relative_error": 1e-16, "tolerance": 1e-12, "holds": True} for name in ("float64", "float32")}
     numbers = {"<b>": 1.5, LONG: 2.0, "gradient_agreement": agreement, "seconds": 3.25}
     claims = (
@@ -106,11 +106,10 @@ def test_it_refers_to_nothing_outside(reader, folder):
 
 def test_every_figure_is_embedded_as_the_smaller_of_its_files(reader, folder):
     images = reader.all("img")
-    assert len(images) == 2
-    for image, name in zip(images, ("narrow", "wide"), strict=True):
+    for image, name in zip(images, ("narrow", "wide", "of_nothing"), strict=True):
         files = [(folder / f"xor_{name}.{kind}").read_bytes() for kind in ("png", "svg")]
         assert base64.b64decode(image["src"].partition("base64,")[2]) == min(files, key=len)
-        assert image["alt"] == 'cost & "accuracy": cost against epoch'
+    assert [image["alt"] for image in images] == ['cost & "accuracy": cost against epoch'] * 2 + ["of nothing"]
 
 
 def test_the_page_is_a_function_of_the_folder(folder, tmp_path):
@@ -120,7 +119,10 @@ def test_the_page_is_a_function_of_the_folder(folder, tmp_path):
 
 
 def test_nothing_to_show(tmp_path):
-    Reader(gallery.page(tmp_path))
+    empty = gallery.page(tmp_path)
+    Reader(empty)
+    (tmp_path / "xor.json").write_text('{"experiment": "xor", "numbers": {}}')  # of an earlier version
+    assert gallery.page(tmp_path) == empty
 
 
 PROBE = """
