@@ -1,1 +1,9 @@
 """The lecture's claims as experiments: ``python -m experiments`` runs them all, ``python -m experiments.xor`` one."""
+
+MODULES = (
+    "chain_rule",
+    "xor",
+    "digits",
+    "beyond_gradient",
+)
+"""The experiments, in the order in which they run and stand on the page."""

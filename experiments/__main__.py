@@ -1,29 +1,81 @@
-"""Run every experiment with its default settings and write numbers and figures into ``results/``."""
+"""Run experiments, all or those named, and write numbers, figures and a page of all claims, ``results/index.html``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Annotated
 
 import tyro
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from experiments import beyond_gradient, chain_rule, digits, xor
-from experiments.common import RESULTS, present
-
-MODULES = {"chain_rule": chain_rule, "xor": xor, "digits": digits, "beyond_gradient": beyond_gradient}
+from experiments import MODULES, gallery, records
+from experiments.common import RESULTS, SKIPPED, Missing, agreed, console, show_claims, timed
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is common to all experiments."""
 
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = MODULES
+    """Which to run."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The thorough versions, which take minutes each."""
     output: Path = RESULTS
-    """Folder for the numbers and figures."""
+    """Folder for the page, the numbers and the figures."""
 
 
 def main(settings: Settings) -> int:
-    """Run them all; the worst of their exit statuses."""
-    return max(present(name, module.run, module.Settings(output=settings.output)) for name, module in MODULES.items())
+    """Run them; the worst of their exit statuses, in which a skipped one does not count."""
+    if unknown := set(settings.names) - set(MODULES):
+        console.print(f"no experiment {', '.join(sorted(unknown))}: there are {', '.join(MODULES)}", soft_wrap=True)
+        return 2
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        console.print(f"[bold red]cannot write there:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+    modules = {name: import_module(f"experiments.{name}") for name in settings.names}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    statuses = []
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=len(modules))
+        for name, module in modules.items():
+            bar.update(task, description=name)
+            statuses.append(outcome(name, module, settings))
+            gallery.write(settings.output)
+            bar.advance(task)
+    console.print(f"wrote {settings.output / gallery.PAGE}", soft_wrap=True)
+    return max((status for status in statuses if status != SKIPPED), default=0)
+
+
+def outcome(name: str, module: ModuleType, settings: Settings) -> int:
+    """Run an experiment and write what became of it, whatever that is; its exit status."""
+    given = module.Settings(**module.FULL if settings.full else {}, output=settings.output)
+    console.rule(f"[bold]{name}")
+    try:
+        result = timed(module.run, given, progress=False)
+        records.save(name, module.run, given, result)
+    except Missing as missing:
+        console.print(f"skipped: {escape(str(missing))}", soft_wrap=True)
+        records.save_reason(name, module.run, given, records.Outcome.SKIPPED, str(missing))
+        return SKIPPED
+    except Exception as error:  # whatever it is, the others shall run
+        console.print_exception()
+        reason = f"{type(error).__name__}: {error}"
+        records.save_reason(name, module.run, given, records.Outcome.FAILED, reason)
+        return 2
+    show_claims(result)
+    return 0 if agreed(result) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import optax
 from jax import Array, lax
 
 import jaxnet
+from experiments import _beyond_claims as claims
 from experiments import _beyond_figures as figures
 from experiments._beyond_runs import LOGITS, NET, Part, Runs, Settings, measured
 from experiments.common import estimate
@@ -47,7 +48,9 @@ def spectrum(key: Array, runs: Runs) -> Part:
         f"share of the {outputs} largest in the trace at the end": share[-1],
         "curves": {"largest": largest, "smallest": smallest, "trace": trace},
     }
-    return numbers, figures.spectrum(largest[:, -1], smallest, spectra)
+    parameters = sum(leaf[0, 0].size for leaf in jax.tree.leaves(first.states.params))
+    stated = claims.spectrum(outputs, parameters, float(share[-1]))
+    return numbers, figures.spectrum(largest[:, -1], smallest, spectra), stated
 
 
 def tangent_kernel(runs: Runs, examples: int = 200) -> Part:
@@ -70,9 +73,10 @@ def tangent_kernel(runs: Runs, examples: int = 200) -> Part:
         "curves": {"alignment": alignment, "change": change},
     }
     labels = np.asarray(np.argmax(runs.held_out.y[0, :examples], axis=-1))[order]
-    return numbers, figures.tangent_kernel(
+    figure = figures.tangent_kernel(
         [matrix[np.ix_(order, order)] for matrix in (theta[0, 0], theta[0, -1])], labels, alignment, change
     )
+    return numbers, figure, claims.tangent_kernel(alignment[:, 0], alignment[:, -1])
 
 
 def centred(matrix: Array) -> Array:
@@ -123,7 +127,11 @@ def second_order(key: Array, settings: Settings) -> Part:
                 f"{name}, {optimizer}: steps to it, median": float(np.median(first)),
                 f"{name}, {optimizer}: final cost, median": float(np.median(costs[:, -1])),
             }
-    return numbers, figures.second_order(curves, ENOUGH)
+    solved = {
+        name: {optimizer: (costs.min(axis=1) < ENOUGH).tolist() for optimizer, costs in of_problem.items()}
+        for name, of_problem in curves.items()
+    }
+    return numbers, figures.second_order(curves, ENOUGH), claims.second_order(solved)
 
 
 ENOUGH = 1e-12

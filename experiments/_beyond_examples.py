@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from scipy.stats import t
 
 import jaxnet
+from experiments import _beyond_claims as claims
 from experiments import _beyond_figures as figures
 from experiments._beyond_runs import LOGITS, NET, Part, Runs, Settings, measured, train, trajectory
 from experiments.common import estimate
@@ -59,7 +61,8 @@ def mislabelled(key: Array, training: Data, held_out: Data, settings: Settings) 
     figure = figures.mislabelled(
         np.asarray(training.x[0]), labels[0], truth[0], found["gradient norm"][0], found_shares(ranked)
     )
-    return numbers, figure
+    areas = numbers["AUC by gradient norm"]["values"]
+    return numbers, figure, claims.mislabelled(areas, np.array(named))
 
 
 def flip(key: Array, y: Array, share: float) -> tuple[Array, Array]:
@@ -97,6 +100,8 @@ def noise_scale(key: Array, runs: Runs, settings: Settings) -> Part:
     *noise_and_signal, accuracy = measured(quantities, adaptive)
     batches = small * np.asarray(adaptive.states.opt_state.size)
     scales = {"plain": ratio(*plain), "adaptive": ratio(*noise_and_signal)}
+    taken = (runs.training.x.shape[1] / batches[:, 1:]).sum(axis=1)
+    grown = growth(*plain)
     numbers = {
         "at the start": scales["plain"][0][0],
         "after the first epoch": scales["plain"][0][1],
@@ -105,17 +110,35 @@ def noise_scale(key: Array, runs: Runs, settings: Settings) -> Part:
         "accuracy, plain": estimate(plain_accuracy[:, -1]),
         "accuracy, adaptive batch": estimate(accuracy[:, -1]),
         "steps, plain": settings.epochs * (runs.training.x.shape[1] // settings.batch_size),
-        "steps, adaptive batch, about": estimate((runs.training.x.shape[1] / batches[:, 1:]).sum(axis=1)),
+        "steps, adaptive batch, about": estimate(taken),
+        "growth": dict(zip(("ratio", "low", "high"), grown, strict=True)),
         "curves": scales | {"batches": batches},
     }
-    return numbers, figures.noise_scale(scales, batches, small * largest, plain)
+    stated = claims.noise_scale(grown, numbers["steps, plain"], taken, plain_accuracy[:, -1], accuracy[:, -1])
+    return numbers, figures.noise_scale(scales, batches, small * largest, plain), stated
 
 
 def ratio(noise: np.ndarray, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The noise scale after every epoch from averages over the repeats, and its standard error by the jackknife."""
-    n = len(noise)
-    others = (noise.sum(axis=0) - noise) / (signal.sum(axis=0) - signal) if n > 1 else np.full_like(noise, np.nan)
-    return noise.mean(axis=0) / signal.mean(axis=0), np.sqrt((n - 1) * others.var(axis=0))
+    others = left_out(noise, signal)
+    return noise.mean(axis=0) / signal.mean(axis=0), np.sqrt((len(noise) - 1) * others.var(axis=0))
+
+
+def growth(noise: np.ndarray, signal: np.ndarray) -> tuple[float, float, float]:
+    """The factor by which the noise scale grows until the end, with its 95 % interval: a jackknife of its logarithm."""
+    scale, others = noise.mean(axis=0) / signal.mean(axis=0), left_out(noise, signal)
+    with np.errstate(invalid="ignore"):  # an estimate of the signal can be negative, and then nothing is known
+        spread = np.sqrt((len(noise) - 1) * np.log(others[:, -1] / others[:, 0]).var())
+        factor = np.exp(t.ppf(0.975, len(noise) - 1) * spread)
+    ratio = scale[-1] / scale[0]
+    return float(ratio), float(ratio / factor), float(ratio * factor)
+
+
+def left_out(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """The noise scale from all repeats but one, for each: not a number where there is but one."""
+    if len(noise) == 1:
+        return np.full_like(noise, np.nan)
+    return (noise.sum(axis=0) - noise) / (signal.sum(axis=0) - signal)
 
 
 def private(key: Array, runs: Runs, settings: Settings) -> Part:
@@ -136,11 +159,15 @@ def private(key: Array, runs: Runs, settings: Settings) -> Part:
     ended = runs._replace(states=jax.tree.map(lambda leaf: leaf[:, -1:], runs.states))
     plain = measured(lambda params, run: jaxnet.accuracy(params, *run.held_out, NET), ended)
     epsilons = [epsilon(float(sigma), settings.private_steps) for sigma in noise_multipliers]
+    names = [
+        f"{sigma:g}" + ("" if spent is None else f", ε = {spent:.2g}")
+        for sigma, spent in zip(noise_multipliers, epsilons, strict=True)
+    ]
     numbers = {"accuracy, plain": estimate(plain[:, 0])} | {
-        f"accuracy, noise multiplier {sigma:g}" + ("" if spent is None else f", ε = {spent:.2g}"): accuracy
-        for sigma, accuracy, spent in zip(noise_multipliers, accuracies, epsilons, strict=True)
+        f"accuracy, noise multiplier {name}": accuracy for name, accuracy in zip(names, accuracies, strict=True)
     }
-    return numbers, figures.private(noise_multipliers, accuracies, epsilons, numbers["accuracy, plain"])
+    stated = claims.private({name: found["values"] for name, found in zip(names, accuracies, strict=True)})
+    return numbers, figures.private(noise_multipliers, accuracies, epsilons, numbers["accuracy, plain"]), stated
 
 
 DELTA = 1e-4

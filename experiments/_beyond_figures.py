@@ -43,6 +43,10 @@ def mislabelled(
 ) -> Figure:
     """The examples of the largest gradients, the largest of those with right labels, and how soon flips are found."""
     figure = _figure(13, 4.4)
+    figure.set_label(
+        "Digits with the largest gradients, most of them with flipped labels; those with right labels, which are hard "
+        "to read; and the share of the flipped labels found against the share of the training examples looked at"
+    )
     columns: Any = figure.subfigures(1, 3, width_ratios=(1, 1, 1.25))
     left, middle, right = columns
     ranked = np.argsort(-norms)

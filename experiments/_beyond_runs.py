@@ -16,7 +16,7 @@ from jax import Array, lax
 from matplotlib.figure import Figure
 
 import jaxnet
-from experiments.common import RESULTS
+from experiments.common import RESULTS, Claim
 from jaxnet.activations import identity, softmax, tanh
 from jaxnet.data import Data
 from jaxnet.losses import softmax_cross_entropy
@@ -63,8 +63,8 @@ class Runs(NamedTuple):
     held_out: Data
 
 
-Part = tuple[dict[str, Any], Figure]
-"""What a part of the experiment found, and its figure."""
+Part = tuple[dict[str, Any], Figure, tuple[Claim, ...]]
+"""What a part of the experiment found, its figure, and its claims."""
 
 
 def splits(key: Array, repeats: int) -> tuple[Data, Data]:

@@ -1,15 +1,24 @@
 """Beyond the gradient: what the activations and deltas of the two passes tell about data, training and curvature.
 
-Six claims, on the digits that scikit-learn ships: (1) labels flipped on purpose stand out by the norm of their
-example's gradient, and by its disagreement with the gradients of held-out examples of the same label, while the class
-that an example works against most is its true one (TracIn, Pruthi et al. 2020); the loss, shown beside them, ranks as
-well, but names no class; (2) the gradient noise scale grows several times over in training (McCandlish et al. 2018),
-and `jaxnet.optimizers.adaptive_batch` follows it; (3) a few large eigenvalues of the Hessian stand apart from a bulk at
-zero and hold most of the trace (Sagun et al. 2017; by Lanczos, as in Ghorbani et al. 2019); (4) the tangent kernel
-(Jacot et al. 2018) moves, and towards the labels (alignment of Cortes et al. 2012); (5) private training by clipping
-and noise (Abadi et al. 2016) gives up accuracy step by step with the noise; (6) Levenberg-Marquardt brings XOR and a
-small regression to a cost of 1e-12 in tens of steps, where gradient descent does not arrive in thousands. The
-quantities are checked against their definitions by automatic differentiation.
+Six parts, on the digits that scikit-learn ships; the quantities are checked against their definitions by automatic
+differentiation.
+
+(1) Labels flipped on purpose stand out by the norm of their example's gradient, and by its disagreement with the
+gradients of held-out examples of the same label, while the class that an example works against most is its true one
+(TracIn, Pruthi et al. 2020). The loss, shown beside them, ranks as well, but names no class.
+
+(2) The gradient noise scale grows several times over in training (McCandlish et al. 2018), and
+`jaxnet.optimizers.adaptive_batch` follows it.
+
+(3) A few large eigenvalues of the Hessian stand apart from a bulk at zero and hold most of the trace (Sagun et al.
+2017; by Lanczos, as in Ghorbani et al. 2019).
+
+(4) The tangent kernel (Jacot et al. 2018) moves, and towards the labels (alignment of Cortes et al. 2012).
+
+(5) Private training by clipping and noise (Abadi et al. 2016) gives up accuracy step by step with the noise.
+
+(6) Levenberg-Marquardt brings XOR and a small regression to a cost of 1e-12 in tens of steps, where gradient descent
+does not arrive in thousands.
 """
 
 from __future__ import annotations
@@ -27,13 +36,13 @@ import jaxnet
 from experiments._beyond_curvature import second_order, spectrum, tangent_kernel
 from experiments._beyond_examples import mislabelled, noise_scale, private
 from experiments._beyond_runs import LOGITS, NET, Part, Settings, splits, train
-from experiments.common import Result, console, gradient_agreement, main
+from experiments.common import Claim, Result, console, gradient_agreement, main
 from jaxnet import curvature, kernel, per_example
 from jaxnet.data import Data
 
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
-    """All six parts; numbers and figures by the parts' names."""
+    """All six parts; numbers and figures by the parts' names, and all claims."""
     for name in ("hidden", "repeats", "epochs", "batch_size", "private_steps", "starts", "steps"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
@@ -55,13 +64,15 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     }
     numbers: dict[str, Any] = {}
     drawn = {}
+    claims: tuple[Claim, ...] = ()
     for name, part in parts.items():
         if progress:
             console.print(f"[dim]{name} ...")
-        found, drawn[name] = part()
+        found, drawn[name], stated = part()
+        claims += stated
         numbers |= {f"{name}: {key}": value for key, value in found.items()}
     numbers["gradient_agreement"] = agreement(*(jax.tree.map(lambda leaf: leaf[0], tree) for tree in runs[:2]))
-    return Result(numbers, drawn)
+    return Result(numbers, drawn, claims)
 
 
 def agreement(states: jaxnet.State, training: Data) -> dict[str, Any]:

@@ -8,6 +8,7 @@ units and one output on one example of XOR, weight by weight. The gradients of a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 import jaxnet
-from experiments.common import RESULTS, Result, console, gradient_agreement, main
+from experiments.common import RESULTS, Claim, Result, console, gradient_agreement, main, verdict
 from jaxnet import check, graph
 
 
@@ -110,17 +111,19 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     """Trace, draw and check the three programs."""
     numbers: dict[str, Any] = {}
     figures = {}
+    paths: dict[str, graph.Paths] = {}
     with jax.enable_x64(True):
         given = cases(settings)
         for name, case in given.items():
             traced = graph.trace(case.f)(*case.args)
-            paths = traced.paths(case.shown)
+            paths[name] = traced.paths(case.shown)
             argnums = tuple(range(len(case.args)))
             report = check.check_gradient(case.f, graph.grad(case.f, argnums), case.args, argnums=argnums)
-            numbers[name] = described(traced, paths, report)
+            numbers[name] = described(traced, paths[name], report)
             figures[name] = traced.draw(title=case.title)
+            figures[name].set_label(f"{case.title}: its graph, with the value and the gradient of every node")
             if progress:
-                show(case, traced, paths, report)
+                show(case, traced, paths[name], report)
         args = given["network"].args
         x, y = jnp.stack(args[9:11])[None], args[11][None, None]
         _, by_hand = jaxnet.backprop(params_of(args[:9]), x, y)
@@ -136,7 +139,50 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         lambda *args: _gradients(jax.grad, given, args),
         tuple(case.args for case in given.values()),
     )
-    return Result(numbers, figures)
+    claims = (
+        lecture_claim(settings, numbers["lecture"]["nodes"]),
+        sum_claim(settings.x, paths["two_paths"]),
+        Claim(
+            "Backpropagation in a network is this chain rule: the graph gives each weight the gradient that the "
+            "hand-written backward pass gives it.",
+            verdict(bool(same)),
+            "The nine gradients of the 2-2-1 network differ from jaxnet.backprop by a relative error of "
+            f"{same.relative_error:.1e}.",
+        ),
+        Claim(
+            "The gradients found so are the derivatives of the programs.",
+            verdict(all(all(numbers[name]["witnesses"].values()) for name in given)),
+            "Independent witnesses that agree: "
+            + ", ".join(f"{numbers[f'witnesses that agree, {name}']} ({case.title})" for name, case in given.items())
+            + ".",
+        ),
+    )
+    return Result(numbers, figures, claims)
+
+
+def lecture_claim(settings: Settings, nodes: dict[str, Any]) -> Claim:
+    """The backward pass through f = ((a + b) c)² against the formulas 2 (a + b) c², twice, and 2 (a + b)² c."""
+    a, b, c = settings.a, settings.b, settings.c
+    formulas = {"a": 2 * (a + b) * c**2, "b": 2 * (a + b) * c**2, "c": 2 * (a + b) ** 2 * c}
+    found = {name: float(nodes[name]["gradient"]) for name in formulas}
+    return Claim(
+        "Going back through f = ((a + b) c)², each node times its local derivative, gives the gradient in a, b and c.",
+        verdict(all(math.isclose(found[name], formulas[name], rel_tol=1e-12) for name in formulas)),
+        f"By the graph {', '.join(f'{value:g}' for value in found.values())}; by the formulas 2 (a + b) c² (twice) and "
+        f"2 (a + b)² c {', '.join(f'{value:g}' for value in formulas.values())}.",
+    )
+
+
+def sum_claim(x: float, paths: graph.Paths) -> Claim:
+    """The sum over the paths from x to x² sin x against its derivative, 2 x sin x + x² cos x."""
+    formula, total = 2 * x * math.sin(x) + x**2 * math.cos(x), float(paths.sum)
+    return Claim(
+        "A variable that acts on two paths has the sum of both as its gradient: of each, the product of its local "
+        "derivatives.",
+        verdict(len(paths) == 2 and math.isclose(total, formula, rel_tol=1e-12)),
+        f"g = x² sin x at x = {x:g}: {' + '.join(f'{path.product:.6g}' for path in paths)} = {total:.6g}; the formula "
+        f"2 x sin x + x² cos x gives {formula:.6g}.",
+    )
 
 
 def _gradients(grad: Callable[..., Any], given: dict[str, Case], args: Any) -> list[Any]:

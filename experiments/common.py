@@ -1,73 +1,41 @@
-"""What the experiments share: claims and their verdicts, the agreement of the two gradients, and writing it all."""
+"""What the experiments share: claims and verdicts, the agreement of the two gradients, and the command line."""
 
 from __future__ import annotations
 
-import json
-import math
-import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import binomtest
 
 import jaxnet
+from experiments import gallery, records
+from experiments.claims import Claim, Verdict, above, estimate, every, interval, share, verdict
+from experiments.records import Result
+
+__all__ = [
+    "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "console", "estimate", "every",
+    "gradient_agreement", "interval", "main", "network_agreement", "present", "share", "show_claims", "timed",
+    "verdict",
+]  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+SKIPPED = 3
+"""The exit status of an experiment that misses its data."""
 
 console = Console()
 
 
-class Verdict(StrEnum):
-    """What the numbers say of a claim."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    OPEN = "not enough evidence"
-
-
-class Claim(NamedTuple):
-    """A claim in a sentence, the verdict that was computed from the numbers, and the numbers in words."""
-
-    text: str
-    verdict: Verdict
-    evidence: str
-
-
-class Result(NamedTuple):
-    """What an experiment found: numbers by name (with plain lists for arrays), figures by name, and claims."""
-
-    numbers: dict[str, Any]
-    figures: dict[str, Figure]
-    claims: tuple[Claim, ...] = ()
-
-
-def verdict(holds: bool | np.bool_ | None) -> Verdict:
-    """The verdict of what is true, false, or (None) not settled by the numbers."""
-    return Verdict.OPEN if holds is None else Verdict.HOLDS if holds else Verdict.FAILS
-
-
-def above(bound: float, low: float, high: float) -> Verdict:
-    """Whether a number that lies between ``low`` and ``high``, its confidence interval, is above ``bound``."""
-    return verdict(True if low > bound else False if high <= bound else None)
-
-
-def share(successes: int, trials: int) -> dict[str, Any]:
-    """A share of trials with its 95 % interval, by Wilson's score."""
-    interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
-    return {"share": successes / trials, "low": float(interval.low), "high": float(interval.high), "trials": trials}
+class Missing(Exception):  # noqa: N818  it is no error of the experiment
+    """Raised by ``run`` where what it needs, such as a data set, is not here: the experiment is skipped."""
 
 
 def gradient_agreement(
@@ -96,13 +64,6 @@ def network_agreement(params: Any, data: jaxnet.data.Data, net: jaxnet.Network) 
     )
 
 
-def estimate(values: Sequence[Any] | np.ndarray | jax.Array) -> dict[str, Any]:
-    """The mean of repeats and its standard error (None for a single one), with the values."""
-    values = np.asarray(values, float)
-    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error, "values": values}
-
-
 def main(name: str, run: Callable[..., Result], settings: type, full: dict[str, Any], description: str | None) -> int:
     """The command line of an experiment: its settings as options, and ``--full``, which changes their defaults."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--full"]
@@ -117,74 +78,57 @@ def main(name: str, run: Callable[..., Result], settings: type, full: dict[str, 
 
 
 def present(name: str, run: Callable[..., Result], settings: Any) -> int:
-    """Run an experiment, print its numbers, and write ``NAME.json`` and ``NAME_*.png`` into ``settings.output``.
+    """Run an experiment, print its numbers and claims, write them with its figures, and renew the page of results.
 
     Returns the exit status: 0, 1 where the two gradients differ or ``numbers["holds"]`` is false, 2 where the settings
-    or the folder are no good.
+    or the folder are no good, 3 where its data is missing.
     """
     console.rule(f"[bold]{name}")
-    began = time.perf_counter()
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
-        numbers, figures, claims = run(settings, progress=True)
+        result = timed(run, settings, progress=True)
+    except Missing as missing:
+        console.print(f"[bold]{name} is skipped:[/] {escape(str(missing))}", soft_wrap=True)
+        return SKIPPED
     except (ValueError, TypeError, OverflowError, OSError) as error:
         console.print(f"[bold red]{name} cannot run so:[/] {escape(str(error))}", soft_wrap=True)
         return 2
-    numbers["seconds"] = time.perf_counter() - began
-
     table = Table("number", "value", show_edge=False, header_style="bold")
-    for key, value in numbers.items():
-        if key != "gradient_agreement" and (text := _text(value)) is not None:
-            table.add_row(key.replace("_", " "), text)
-    for dtype, found in numbers["gradient_agreement"].items():
-        verdict = "agrees" if found["holds"] else "[bold red]DIFFERS"
-        table.add_row(
-            f"by hand against jax.grad, {dtype}",
-            f"relative error {found['relative_error']:.1e} (at most {found['tolerance']:.0e}): {verdict}",
-        )
+    for key, text in records.rows(result.numbers):
+        table.add_row(key, escape(text))
     console.print(table)
-    for claim in claims:
-        console.print(f"[bold]{claim.verdict}[/]: {escape(claim.text)} [dim]{escape(claim.evidence)}", soft_wrap=True)
-
-    written = [settings.output / f"{name}.json"]
-    written[0].write_text(json.dumps(_plain(_document(name, settings, numbers, claims)), indent=1) + "\n")
-    for figure_name, figure in figures.items():
-        written.append(settings.output / f"{name}_{figure_name}.png")
-        figure.savefig(written[-1])
-    console.print(f"wrote {', '.join(path.name for path in written)} into {settings.output}", soft_wrap=True)
-    agreed = all(found["holds"] for found in numbers["gradient_agreement"].values())
-    return 0 if agreed and numbers.get("holds", True) else 1
+    show_claims(result)
+    records.save(name, run, settings, result)
+    gallery.write(settings.output)
+    console.print(f"wrote {name}.json, its figures and {gallery.PAGE} into {settings.output}", soft_wrap=True)
+    return 0 if agreed(result) else 1
 
 
-def _text(value: Any) -> str | None:
-    """A number as the table shows it; None for what is only for the file."""
-    if isinstance(value, dict) and value.keys() == {"mean", "standard_error", "values"}:
-        mean, error = value["mean"], value["standard_error"]
-        return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.1g}"
-    if isinstance(value, (dict, list)):
-        return None
-    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+def timed(run: Callable[..., Result], settings: Any, *, progress: bool) -> Result:
+    """The result of an experiment, with the seconds that it took among its numbers."""
+    began = time.perf_counter()
+    result = run(settings, progress=progress)
+    result.numbers["seconds"] = time.perf_counter() - began
+    return result
 
 
-def _document(name: str, settings: Any, numbers: dict[str, Any], claims: tuple[Claim, ...]) -> dict[str, Any]:
-    return {
-        "experiment": name,
-        "settings": asdict(settings),
-        "claims": [claim._asdict() for claim in claims],
-        "numbers": numbers,
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "jaxnet": jaxnet.__version__},
-        "device": jax.devices()[0].device_kind,
-    }
+def show_claims(result: Result) -> None:
+    """Print each claim with its verdict and the evidence, and how far the two gradients are apart."""
+    for claim in result.claims:
+        colour = {Verdict.HOLDS: "green", Verdict.FAILS: "red", Verdict.OPEN: "yellow"}[claim.verdict]
+        console.print(
+            f"[bold {colour}]{claim.verdict}[/]: {escape(claim.text)} [dim]{escape(claim.evidence)}", soft_wrap=True
+        )
+    for dtype, found in result.numbers["gradient_agreement"].items():
+        says = "agrees" if found["holds"] else "[bold red]DIFFERS[/]"
+        console.print(
+            f"gradient by hand against jax.grad, {dtype}: relative error {found['relative_error']:.1e} "
+            f"(at most {found['tolerance']:.0e}): {says}",
+            soft_wrap=True,
+        )
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: arrays as lists, paths as text, numbers that are not finite as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+def agreed(result: Result) -> bool:
+    """Whether the two gradients agree, and what the experiment checks of itself holds."""
+    agreement = result.numbers["gradient_agreement"].values()
+    return all(found["holds"] for found in agreement) and bool(result.numbers.get("holds", True))
