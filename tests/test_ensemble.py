@@ -1,16 +1,18 @@
 """Every member is the solo run, in every layout; and what is said of members that stop."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import OUTPUTS_AND_LOSSES, assert_close, name_of, problem
+from helpers import ACTIVATIONS, OUTPUTS_AND_LOSSES, assert_close, name_of, problem
 
 import jaxnet
 from jaxnet import Network, activations, ensemble, losses
+from jaxnet.ensemble._gradients import gradients
 
 KEY = jax.random.key(7)
 SGD = optax.sgd(0.5)
@@ -51,9 +53,66 @@ def assert_members_are_solo_runs(result, solo_run):
             np.testing.assert_allclose(result.failures.cost[failed[0]], where.cost)
 
 
+# The gradients of each layout, before any training
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch_size", [None, 1, 4])
-@pytest.mark.parametrize("order", ["shared", "own"])
+@pytest.mark.parametrize("kind", OUTPUTS_AND_LOSSES, ids=name_of)
+def test_gradients_of_networks_of_every_kind(kind, layout, x64):
+    assert_gradients_are_those_of_backprop(layout, Network(activations.tanh, *kind), l2=jnp.asarray(0.1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("hidden", ACTIVATIONS.values(), ids=name_of)
+def test_gradients_of_hidden_layers_of_every_kind(hidden, layout, x64):
+    assert_gradients_are_those_of_backprop(layout, Network(hidden), l2=jnp.linspace(0.1, 1.0, M))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("own", ["x", "y", "weights", "xy", "x y weights"])
+def test_gradients_on_data_of_their_own(own, layout, x64):
+    assert_gradients_are_those_of_backprop(layout, Network(), own=tuple(n in own for n in ("x", "y", "weights")))
+
+
+def assert_gradients_are_those_of_backprop(layout, net, *, l2=None, own=(False, False, False)):
+    params, x, y = ensemble_problem((3, 4, 3, 2), net)
+    weights = jnp.linspace(0.0, 1.0, 10)
+    shared = (x, y, weights)
+    batch = tuple(
+        jnp.stack([array / (1 + k) for k in range(M)]) if one else array for array, one in zip(shared, own, strict=True)
+    )
+    axis = -1 if layout == "members last" else 0
+
+    def one(params, x, y, weights, l2):
+        return jaxnet.backprop(params, x, y, replace(net, l2=0.0 if l2 is None else l2), weights)
+
+    in_axes = (0, *(0 if one else None for one in own), 0 if l2 is not None and l2.ndim else None)
+    expected = jax.jit(jax.vmap(one, in_axes))(params, *batch, l2)
+
+    def laid_out(array):
+        return jnp.moveaxis(array, 0, axis)
+
+    given = tuple(laid_out(array) if one else array for array, one in zip(batch, own, strict=True))
+    costs, grads = jax.jit(lambda *a: gradients(axis == -1, *a[:2], own, net, a[2]))(
+        jax.tree.map(laid_out, params), given, l2
+    )
+    assert_close((costs, jax.tree.map(lambda g: jnp.moveaxis(g, axis, 0), grads)), expected)
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("order", "batch_size", "layout"),
+    [
+        ("shared", None, "stacked"),
+        ("shared", 4, "members last"),
+        ("own", None, "members last"),
+        ("own", 4, "stacked"),
+        ("own", 4, "members last"),
+        ("own", 1, "stacked"),
+    ],
+)
 def test_each_member_is_the_solo_run(order, batch_size, layout, x64):
     params, *data = ensemble_problem()
     keys = jax.random.split(KEY, M)
@@ -68,23 +127,18 @@ def test_each_member_is_the_solo_run(order, batch_size, layout, x64):
     assert len(np.unique(weights, axis=0)) == M  # members differ
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", OUTPUTS_AND_LOSSES, ids=name_of)
-def test_networks_of_every_kind(kind, layout, x64):
-    output, loss = kind
-    net = Network(activations.tanh, output, loss)
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ((activations.softmax, losses.softmax_cross_entropy), "stacked"),
+        ((activations.identity, losses.cross_entropy), "members last"),
+    ],
+    ids=name_of,
+)
+def test_training_of_other_networks(kind, layout, x64):
+    net = Network(activations.relu, *kind)
     params, *data = ensemble_problem((3, 4, 3, 2), net, members=2)
     options = {"net": net, "optimizer": optax.sgd(0.05), "epochs": 3, "batch_size": 4}
-    result = ensemble.train(KEY, params, tuple(data), layout=layout, **options)
-    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("hidden", [activations.relu, activations.softmax, activations.softplus], ids=name_of)
-def test_hidden_layers_of_every_kind(hidden, layout, x64):
-    net = Network(hidden)
-    params, *data = ensemble_problem((3, 4, 3, 2), net, members=2)
-    options = {"net": net, "optimizer": SGD, "epochs": 3}
     result = ensemble.train(KEY, params, tuple(data), layout=layout, **options)
     assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
 
@@ -119,9 +173,16 @@ def test_hyperparameters_of_each_member(layout, x64):
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize("own", ["x", "y", "weights", "xy", "none"])
+@pytest.mark.parametrize(
+    ("own", "batch_size", "layout"),
+    [
+        ("x", None, "stacked"),
+        ("y", 4, "stacked"),
+        ("xy", 4, "members last"),
+        ("weights", None, "members last"),
+        ("none", 4, "stacked"),
+    ],
+)
 def test_data_of_their_own(own, batch_size, layout, x64):
     params, *_ = ensemble_problem()
     keys = iter(jax.random.split(jax.random.key(3), 3))
@@ -139,8 +200,7 @@ def test_data_of_their_own(own, batch_size, layout, x64):
     assert_members_are_solo_runs(result, solo)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize(("batch_size", "layout"), [(None, "stacked"), (3, "members last")])
 def test_subsets_of_the_data(batch_size, layout, x64):
     params, *data = ensemble_problem()
     subset = jax.random.randint(jax.random.key(2), (M, 6), 0, 10)
@@ -152,18 +212,18 @@ def test_subsets_of_the_data(batch_size, layout, x64):
 
 
 @pytest.mark.promotes
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "layout"),
     [
-        optax.adam(0.05),
-        optax.sgd(optax.cosine_decay_schedule(2.0, 30), momentum=0.9, nesterov=True),
-        optax.lbfgs(),
-        optax.polyak_sgd(1.0),
-        optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(2.0)),
-        optax.inject_hyperparams(optax.sgd)(learning_rate=2.0),
+        (optax.adam(0.05), "members last"),
+        (optax.sgd(optax.cosine_decay_schedule(2.0, 30), momentum=0.9, nesterov=True), "stacked"),
+        (optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)), "members last"),
+        pytest.param(optax.lbfgs(), "stacked", marks=pytest.mark.slow),
+        (optax.polyak_sgd(1.0), "stacked"),
+        (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(2.0)), "members last"),
+        (optax.inject_hyperparams(optax.sgd)(learning_rate=2.0), "stacked"),
     ],
-    ids=["adam", "schedule", "lbfgs", "polyak", "clip", "inject"],
+    ids=["adam", "schedule", "line search", "lbfgs", "polyak", "clip", "inject"],
 )
 def test_any_optax_optimizer(optimizer, layout, x64):
     params, *data = ensemble_problem(members=2)
@@ -198,8 +258,7 @@ def test_members_stop_early_by_themselves(layout, x64):
     assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), (x, y), **options))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize(("batch_size", "layout"), [(None, "stacked"), (None, "members last"), (4, "stacked")])
 def test_members_that_diverge_are_reported_and_poison_nobody(batch_size, layout, x64):
     net = Network(output=activations.identity)
     params, *data = ensemble_problem((3, 2), net)
@@ -259,8 +318,9 @@ def test_layouts_are_chosen_by_size(sizes, batch_size, name):
     assert ensemble._layouts.choose(None, 1000, sizes, batch_size, by_hand=False).name == "stacked"
 
 
-@pytest.mark.parametrize("members", [1, 7, 12])
-@pytest.mark.parametrize(("name", "chunk", "threads"), [("stacked", 3, 1), ("members last", 2, 2), ("stacked", 5, 3)])
+@pytest.mark.parametrize(
+    ("members", "name", "chunk", "threads"), [(1, "stacked", 3, 1), (7, "members last", 2, 2), (12, "stacked", 5, 3)]
+)
 def test_chunks_and_threads_change_nothing(members, name, chunk, threads, x64, monkeypatch):
     monkeypatch.setattr(ensemble._layouts, "_GROUP", 4)
     params, *data = ensemble_problem(members=members)
