@@ -68,7 +68,8 @@ def curves(
                 values,
                 color=colour,
                 marker=marker,
-                markersize=3,
+                markersize=4,
+                markevery=max(1, len(values) // 12),
                 linewidth=1,
                 label=label,
             )
