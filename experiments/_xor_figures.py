@@ -109,7 +109,15 @@ def units(
             axes.contour(axis, axis, activation, levels=[0.5], colors="black", linewidths=2)
         _scatter(axes, _POINTS, y)
         for (p1, p2), value in zip(_POINTS, at_points, strict=True):
-            axes.annotate(f"{value:.2f}", (p1, p2), xytext=(0, 10), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(
+                f"{value:.2f}",
+                (p1, p2),
+                xytext=(0, 12),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+            )
         _plane(axes, xlabel="x₁", ylabel="x₂")
         axes.set_title(name, fontsize=11)
     figure.colorbar(image, ax=grid, label="activation", shrink=0.85)
