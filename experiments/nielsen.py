@@ -51,7 +51,7 @@ class Settings:
     cost: Literal["cross_entropy", "quadratic"] | None = None
     """The loss: cross-entropy of each output, or ½ ‖ŷ − y‖²."""
     epochs: int | None = None
-    """Passes over the training images."""
+    """Passes over the training images; where they are given, all of them are made."""
     measure: tuple[Curve, ...] | None = None
     """What is measured after each epoch."""
     evaluation: Literal["validation", "test"] | None = None
@@ -59,7 +59,7 @@ class Settings:
     seed: int | None = None
     """Seed of both generators, Python's and NumPy's."""
     examples: int | None = 250_000
-    """Run only the first epochs, up to so many examples for each network; all of them if None."""
+    """Run only the recipe's first epochs, up to so many examples for each network; all of them if None."""
     reference: Path | None = None
     """Folder of the published curves; if None, "reference" beside the folder JAXNET_DATA, or the first five epochs."""
     output: Path = RESULTS
@@ -90,7 +90,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         for figure, recipe in recipes.items():
             training, evaluation = choose(recipe, *everything)
             epochs = recipe.epochs
-            if settings.examples is not None:
+            if settings.examples is not None and settings.epochs is None:
                 epochs = min(epochs, max(1, settings.examples // len(training.x)))
             if progress:
                 console.print(f"[dim]{figure}: {epochs} of {recipe.epochs} epochs ...")
