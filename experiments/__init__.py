@@ -4,6 +4,8 @@ MODULES = (
     "chain_rule",
     "xor",
     "digits",
+    "mnist",
+    "nielsen",
     "beyond_gradient",
 )
 """The experiments, in the order in which they run and stand on the page."""

@@ -15,6 +15,7 @@ from jax import Array, lax
 from rich.progress import track
 
 import jaxnet
+from experiments.common import mnist
 from jaxnet.losses import Loss, cross_entropy, squared_error
 
 Curve = Literal["evaluation_cost", "evaluation_correct", "training_cost", "training_correct"]
@@ -87,9 +88,7 @@ def take(data: Images, rows: Any) -> Images:
 
 def load() -> tuple[Images, Images]:
     """All MNIST images, to train on and to test with; the program divides pixels by 256, `jaxnet.data` by 255."""
-    parts = (
-        Images(np.rint(np.asarray(data.x) * 255) / np.float32(256), np.asarray(data.y)) for data in jaxnet.data.mnist()
-    )
+    parts = (Images(np.rint(np.asarray(data.x) * 255) / np.float32(256), np.asarray(data.y)) for data in mnist())
     return next(parts), next(parts)
 
 

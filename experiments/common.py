@@ -22,7 +22,7 @@ from experiments.records import Result
 
 __all__ = [
     "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "console", "estimate", "every",
-    "gradient_agreement", "interval", "main", "network_agreement", "present", "share", "show_claims", "timed",
+    "gradient_agreement", "interval", "main", "mnist", "network_agreement", "present", "share", "show_claims", "timed",
     "verdict",
 ]  # fmt: skip
 
@@ -62,6 +62,14 @@ def network_agreement(params: Any, data: jaxnet.data.Data, net: jaxnet.Network) 
         lambda params, x, y: jaxnet.autodiff(params, x, y, net)[1],
         (params, *data),
     )
+
+
+def mnist() -> jaxnet.data.Splits:
+    """`jaxnet.data.mnist`; `Missing` where its files are neither here nor to be had."""
+    try:
+        return jaxnet.data.mnist()
+    except OSError as error:
+        raise Missing(f"MNIST is not here: {error}") from error
 
 
 def main(name: str, run: Callable[..., Result], settings: type, full: dict[str, Any], description: str | None) -> int:

@@ -24,7 +24,7 @@ from jax import Array, lax
 from matplotlib.figure import Figure
 
 import jaxnet
-from experiments.common import RESULTS, Claim, Result, above, main, network_agreement, share
+from experiments.common import RESULTS, Claim, Result, above, main, mnist, network_agreement, share
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -89,7 +89,7 @@ def shifted(key: Array, x: Array, pixels: int) -> Array:
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Train a network and a linear classifier, and test both once."""
-    training, test = jaxnet.data.mnist()
+    training, test = mnist()
     split_key, weights_key, order_key = jax.random.split(jax.random.key(settings.seed), 3)
     n = len(training.x)
     if not 0 < settings.held_out < n:

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnet
 from experiments import mnist
-from experiments.common import Verdict, present, share
+from experiments.common import Missing, Verdict, present, share
 
 
 def write_idx(path, array):
@@ -78,9 +78,9 @@ def test_verdicts_follow_from_the_intervals(right, linear, verdicts):
 
 def test_without_the_data_it_says_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXNET_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="JAXNET_DATA is .*nowhere, not a folder"):
+    with pytest.raises(Missing, match="MNIST is not here: JAXNET_DATA is .*nowhere, not a folder"):
         mnist.run(mnist.Settings())
-    assert present("mnist", mnist.run, mnist.Settings(output=tmp_path)) == 2
+    assert present("mnist", mnist.run, mnist.Settings(output=tmp_path)) == 3
 
 
 @pytest.mark.parametrize(
