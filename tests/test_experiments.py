@@ -15,6 +15,8 @@ from experiments import __main__ as everything
 from experiments import _beyond_examples, beyond_gradient, chain_rule, digits, xor
 from experiments.common import _plain, present
 
+pytestmark = pytest.mark.no_cover  # the library's lines are the other tests' to reach, and counting them takes time
+
 
 @pytest.mark.promotes
 def test_xor_is_solved_by_a_hidden_layer_and_by_no_line(tmp_path):
