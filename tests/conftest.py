@@ -35,6 +35,16 @@ def _strict(request):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _optimized(request):
+    """Marker ``optimized``: programs are compiled as users' are, also where the others are compiled in a hurry."""
+    hurried = jax.config.read("jax_disable_most_optimizations")
+    if "optimized" in request.keywords:
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", hurried)
+
+
 @pytest.fixture
 def mnist_folder():
     """The folder of the real MNIST files."""

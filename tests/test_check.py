@@ -556,6 +556,8 @@ def random_case(seed):
     return *pair, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), args)
 
 
+@pytest.mark.no_cover
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "cases",
     [range(300), *(pytest.param(range(i, i + 970), marks=pytest.mark.slow) for i in range(300, 10_000, 970))],
@@ -577,6 +579,7 @@ def test_no_false_alarm(cases):
     assert heard["complex step"] > 0.4 * len(cases)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("seed", range(15))
 def test_every_planted_error_in_random_functions_is_found(seed):
     f, gradient, args = random_case(seed)

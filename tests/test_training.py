@@ -146,6 +146,7 @@ def test_the_callers_parameters_survive():
         assert (a == b).all()
 
 
+@pytest.mark.optimized
 def test_the_same_key_gives_the_same_bits():
     params, *data = problem((3, 4, 2), n=10)
     options = {"optimizer": optax.adam(0.01), "epochs": 40, "batch_size": 3}
@@ -159,6 +160,7 @@ def test_the_same_key_gives_the_same_bits():
     assert not np.array_equal(other.params[0].weight, first.params[0].weight)
 
 
+@pytest.mark.optimized
 def test_length_of_a_call_does_not_matter(monkeypatch):
     params, *data = problem((3, 4, 2), n=10)
     options = {"optimizer": optax.sgd(0.1, momentum=0.9), "epochs": 50, "batch_size": 3}
@@ -208,6 +210,7 @@ def test_validation_data_may_be_weighted(x64):
     assert result.history["validation_cost"][0] == pytest.approx(float(expected), rel=1e-12)
 
 
+@pytest.mark.optimized
 def test_early_stopping_keeps_the_best_parameters():
     """A validation set that wants the opposite of the training set: the cost rises from the second epoch on."""
     x, y = jaxnet.data.xor()
@@ -222,6 +225,7 @@ def test_early_stopping_keeps_the_best_parameters():
     assert all(map(np.array_equal, jax.tree.leaves(shorter[:2]), jax.tree.leaves(result[:2])))
 
 
+@pytest.mark.optimized
 def test_patience_that_is_never_used_up_still_keeps_the_best():
     x, y = jaxnet.data.xor()
     params = jaxnet.init(jax.random.key(0), (2, 3, 1), scheme="normal")
