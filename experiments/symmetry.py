@@ -105,32 +105,34 @@ def in_two_orders(
     )
 
 
-def xor_networks(settings: Settings, key: Array, dtype: DTypeLike) -> dict[str, ensemble.EnsembleResult]:
-    """Networks for XOR whose hidden units start all equal, equal in pairs, and at random."""
+STARTS = ("all equal", "equal in pairs", "random")
+
+
+def xor_networks(settings: Settings, key: Array, dtype: DTypeLike) -> dict[str, tuple[Params, np.ndarray]]:
+    """Networks for XOR whose hidden units start in each of the `STARTS`: trained, with their costs on the way."""
     if settings.hidden % 2:
         raise ValueError(f"hidden is {settings.hidden}, expected an even number, for units in pairs")
     all_key, pairs_key, random_key = jax.random.split(key, 3)
     members, sizes = settings.members, (2, settings.hidden, 1)
     scales = jnp.asarray(np.geomspace(0.1, 3.0, members), dtype)
-    starts = {
-        "all equal": ensemble.init(all_key, members, sizes, scheme="constant", scale=scales, dtype=dtype),
-        "equal in pairs": in_pairs(
-            ensemble.init(pairs_key, members, (2, settings.hidden // 2, 1), scheme="normal", dtype=dtype)
-        ),
-        "random": ensemble.init(random_key, members, sizes, scheme="normal", dtype=dtype),
-    }
-    data = Data(*(array.astype(dtype) for array in jaxnet.data.xor()))
+    starts = (
+        ensemble.init(all_key, members, sizes, scheme="constant", scale=scales, dtype=dtype),
+        in_pairs(ensemble.init(pairs_key, members, (2, settings.hidden // 2, 1), scheme="normal", dtype=dtype)),
+        ensemble.init(random_key, members, sizes, scheme="normal", dtype=dtype),
+    )
+    result = ensemble.train(
+        key,
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *starts),
+        Data(*(array.astype(dtype) for array in jaxnet.data.xor())),
+        optimizer=optax.sgd(settings.learning_rate),
+        epochs=settings.epochs,
+        record_every=max(1, settings.epochs // 200),
+        layout="members last",  # sums over units are written out: the arithmetic treats all units alike
+    )
+    parts = {name: slice(i * members, (i + 1) * members) for i, name in enumerate(STARTS)}
     return {
-        name: ensemble.train(
-            key,
-            params,
-            data,
-            optimizer=optax.sgd(settings.learning_rate),
-            epochs=settings.epochs,
-            record_every=max(1, settings.epochs // 200),
-            layout="members last",  # sums over units are written out: the arithmetic treats all units alike
-        )
-        for name, params in starts.items()
+        name: (jax.tree.map(lambda leaf, part=part: leaf[part], result.params), result.history["cost"][part])
+        for name, part in parts.items()
     }
 
 
@@ -200,9 +202,9 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         epochs = [end * quarter // 4 for quarter in (1, 2, 3)]
         growths = [runs[smallest].growth(differences[smallest], epoch) for epoch in epochs]
 
-    final = {dtype: {name: r.history["cost"][:, -1] for name, r in results.items()} for dtype, results in found.items()}
+    final = {dtype: {name: costs[:, -1] for name, (_, costs) in of.items()} for dtype, of in found.items()}
     widths = {
-        dtype: {name: effective_widths(r.params) for name, r in results.items()} for dtype, results in found.items()
+        dtype: {name: effective_widths(params) for name, (params, _) in of.items()} for dtype, of in found.items()
     }
     params = jaxnet.init(key, (2, settings.hidden, 1), scheme="normal")
     numbers = {
@@ -217,7 +219,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     numbers["digits: growth a step, measured and predicted"] = dict(zip(map(str, epochs), growths, strict=True))
     numbers["gradient_agreement"] = network_agreement(params, jaxnet.data.xor(), jaxnet.Network())
     figures = {
-        "xor": xor_figure({name: result.history["cost"] for name, result in found["float32"].items()}, settings),
+        "xor": xor_figure({name: costs for name, (_, costs) in found["float32"].items()}, settings),
         "growth": growth_figure(differences, breaks, settings),
         "units": units_figure({name: trained[name].params for name in ("matrix product, float32", smallest)}),
     }
