@@ -34,16 +34,18 @@ class EndPoints(NamedTuple):
     """Networks where training ended, arrays with a leading axis of members: all in float64.
 
     ``saturated``: whether a hidden unit is saturated for two examples or more, or the output for one that it gets
-    wrong. ``codes``: which examples each hidden unit says yes to, of the canonical network: (members, hidden, n).
+    wrong. ``codes``: which examples each hidden unit says yes to, (members, hidden, n); ``canonical_codes``: the same
+    of the canonical network.
     """
 
-    cost: np.ndarray
+    cost: Any
     point: StationaryPoint
-    saturated: np.ndarray
-    codes: np.ndarray
+    saturated: Any
+    codes: Any
+    canonical_codes: Any
 
 
-def _end_point(params: Params, data: Data) -> tuple[Array, StationaryPoint, Array, Array]:
+def _end_point(params: Params, data: Data) -> EndPoints:
     _, hidden, outputs = signals(params, *data, NET).activations
 
     def saturated(h: Array) -> Array:
@@ -51,19 +53,24 @@ def _end_point(params: Params, data: Data) -> tuple[Array, StationaryPoint, Arra
 
     wrong = jnp.abs(outputs - data.y) > 0.5
     flat = jnp.any(jnp.sum(saturated(hidden), axis=0) >= 2) | jnp.any(saturated(outputs) & wrong)
-    codes = signals(canonical(params), *data, NET).activations[1].T > 0.5
-    return jaxnet.cost(params, *data, NET), curvature.is_minimum(params, *data, NET), flat, codes
+    return EndPoints(
+        cost=jaxnet.cost(params, *data, NET),
+        point=curvature.is_minimum(params, *data, NET),
+        saturated=flat,
+        codes=hidden.T > 0.5,
+        canonical_codes=signals(canonical(params), *data, NET).activations[1].T > 0.5,
+    )
 
 
 @jax.jit
-def _end_points(params: Params, data: Data) -> Any:
+def _end_points(params: Params, data: Data) -> EndPoints:
     return lax.map(lambda one: _end_point(one, data), params, batch_size=256)
 
 
 def end_points(params: Params, data: Data) -> EndPoints:
     """Cost, gradient, Hessian and saturation of members, computed in float64."""
     params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, data))
-    return EndPoints(*jax.tree.map(np.asarray, _end_points(params, data)))
+    return jax.tree.map(np.asarray, _end_points(params, data))
 
 
 def kinds(ends: EndPoints, time: float) -> np.ndarray:
@@ -92,10 +99,15 @@ def on_level(cost: np.ndarray) -> np.ndarray:
     return np.where(away.min(axis=1) < NEAR, away.argmin(axis=1), -1)
 
 
-def types(codes: np.ndarray) -> np.ndarray:
-    """A number for each network by what its hidden units say yes to, whatever their order: (members,)."""
-    words = codes @ (1 << np.arange(codes.shape[-1]))
-    return np.unique(np.sort(words, axis=1), axis=0, return_inverse=True)[1].ravel()
+def words(codes: np.ndarray) -> np.ndarray:
+    """What each hidden unit says yes to as one integer, example i as bit i: (members, hidden)."""
+    return codes @ (1 << np.arange(codes.shape[-1]))
+
+
+def types(ends: EndPoints) -> tuple[int, int]:
+    """How many kinds of network there are, by what the hidden units say yes to: as they are, and modulo symmetries."""
+    raw, canonical = words(ends.codes), np.sort(words(ends.canonical_codes), axis=1)
+    return len(np.unique(raw, axis=0)), len(np.unique(canonical, axis=0))
 
 
 class Stationary(NamedTuple):
