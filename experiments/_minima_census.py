@@ -151,4 +151,5 @@ def stationary_points(key: Array, searches: int, hidden: int, data: Data, steps:
     largest = np.abs(theta).max(axis=1)
     # Beyond, saturated units make every gradient vanish, and no search could tell.
     kept = point.stationary & (cost > SOLVED) & (largest < 10) & (point.gradient_norm < 1e-10)
-    return Stationary(*jax.tree.map(lambda leaf: leaf[kept], (theta, cost, point)), searches)
+    theta, cost, point = jax.tree.map(lambda leaf: leaf[kept], (theta, cost, point))
+    return Stationary(theta, cost, point, searches)

@@ -86,7 +86,7 @@ def _levels(found: Found) -> tuple[Claim, ...]:
     costs = np.concatenate([*at_rest.values(), np.empty(0)])
     if not len(costs):
         return ()
-    on = share(np.sum(on_level(costs) > 0), len(costs))
+    on = share(int(np.sum(on_level(costs) > 0)), len(costs))
     return (
         Claim(
             "Networks for XOR that come to rest short of the global minimum do so at costs of 1/8, 1/6 or 1/4.",
@@ -117,10 +117,10 @@ def _longer(found: Found, settings: Settings) -> tuple[Claim, ...]:
     freed = of.cost[:, -1] < SOLVED
     escaped = share(freed.sum(), len(freed))
     falls = (of.cost[:, -1] < of.cost[:, 0]) & (of.norms[1] > of.norms[0])
-    away = share(falls[~freed].sum(), max(1, np.sum(~freed)))
+    away = share(int(falls[~freed].sum()), max(1, int(np.sum(~freed))))
     return (
         Claim(
-            f"Most networks with {hidden} hidden units that look stuck get free when trained {settings.longer} times longer.",
+            f"Most networks with {hidden} hidden units that look stuck get free in {settings.longer} times the steps.",
             above(0.5, escaped["low"], escaped["high"]),
             f"At the global minimum after {settings.longer} × {settings.epochs} more steps in float64: "
             f"{_percent(escaped)}.",
@@ -157,7 +157,7 @@ def _modulo_symmetries(found: Found, hidden: int) -> Claim:
 
 def _barriers(found: Found) -> tuple[Claim, ...]:
     barriers = {hidden: of.barriers for hidden, of in found.paths.items()}
-    lower = {hidden: share(np.sum(after < before), len(before)) for hidden, (before, after) in barriers.items()}
+    lower = {hidden: share(int(np.sum(after < before)), len(before)) for hidden, (before, after) in barriers.items()}
     if not lower:
         return ()
     leads = [above(0.5, of["low"], of["high"]) for of in lower.values()]

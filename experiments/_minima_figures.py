@@ -6,36 +6,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from experiments._minima_census import KINDS, LEVELS, SOLVED
+from experiments._minima_census import KINDS, LEVELS, SOLVED, on_level
 from experiments._minima_claims import Found
 from experiments._minima_surface import Paths
 from jaxnet import plots
 from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
 
-_COLOURS, _STYLES = (BLUE, VERMILLION, GREEN, PURPLE, "black"), ("-", "--", "-.", ":", "-")
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "black")
 _KINDS = dict(zip(KINDS, ("white", "lightgray", VERMILLION, "black", BLUE, GREEN), strict=True))
 _HATCHES = dict(zip(KINDS, ("", "", "//", "", "..", "xx"), strict=True))
 
 
 def levels(costs: Mapping[int, np.ndarray], scales: np.ndarray, by_scale: np.ndarray) -> Figure:
-    """Left, how many networks of each width end at which cost; right, those with two units by their initial scale."""
+    """Left, how many networks of each width end on which level; right, those of the fewest units by initial scale."""
     figure = plots._figure(11.5, 4.4)
     left, right = figure.subplots(1, 2)
-    bins = np.linspace(-0.005, 0.305, 63)
-    for (hidden, values), colour, style in zip(costs.items(), _COLOURS, _STYLES, strict=False):
-        counts, _ = np.histogram(values, bins)
-        left.stairs(np.maximum(counts, 0.5), bins, label=f"{hidden} hidden units", color=colour, linestyle=style)
-    left.set(yscale="log", ylim=(0.5, None), xlabel="cost at the end", ylabel="networks")
-    left.legend(frameon=False)
+    names = [*LEVELS, "elsewhere"]
+    width = 0.8 / len(costs)
+    for i, (hidden, values) in enumerate(costs.items()):
+        counts = np.bincount(on_level(values) % len(names), minlength=len(names))  # −1, elsewhere, comes last
+        places = np.arange(len(names)) + (i - (len(costs) - 1) / 2) * width
+        bars = left.bar(places, counts, width, label=f"{hidden} hidden units", color=_COLOURS[i % len(_COLOURS)])
+        left.bar_label(bars, [str(count) if count else "" for count in counts], rotation=90, padding=3, fontsize=7)
+    left.set(yscale="log", ylim=(0.7, 12 * len(by_scale)), xlabel="cost at the end", ylabel="networks")
+    left.set_xticks(range(len(names)), names)
+    left.set_title(f"{len(by_scale)} networks of each width")
+    left.legend(frameon=False, fontsize=9)
     right.scatter(scales, by_scale, s=2, alpha=0.3, color=BLUE, linewidths=0, rasterized=True)
     right.set(xscale="log", xlabel="scale of the initial weights", ylabel="cost at the end")
     right.set_title(f"{min(costs)} hidden units, by initial scale")
     for name, level in LEVELS.items():
-        left.axvline(level, color="gray", linewidth=0.8, zorder=0)
-        left.text(level, 1.01, name, transform=left.get_xaxis_transform(), ha="center", fontsize=9)
         right.axhline(level, color="gray", linewidth=0.8, zorder=0)
         right.text(1.01, level, name, transform=right.get_yaxis_transform(), va="center", fontsize=9)
     figure.suptitle("XOR: where gradient descent ends")
@@ -71,16 +75,16 @@ def census(found: Found, epochs: int) -> Figure:
             colour, hatch = _KINDS[kind], _HATCHES[kind]
             middle.bar(names, heights, bottom=bottom, label=kind, color=colour, hatch=hatch, edgecolor="white")
         bottom += heights
-    middle.set(xlabel="hidden units (networks looked at)", ylabel="share", ylim=(0, 1.35))
+    middle.set(xlabel="hidden units (networks looked at)", ylabel="share", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     middle.set_title("XOR networks not at the global minimum")
     middle.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
 
     for (name, of), colour, style, marker in zip(
         found.longer.items(), (VERMILLION, BLUE), ("-", "--"), "os", strict=False
     ):
-        stuck = np.mean(of.cost >= SOLVED, axis=0)
-        right.plot(np.arange(1, len(stuck) + 1) * epochs, stuck, style, color=colour, marker=marker, label=name)
-    right.set(xlabel="epoch", ylabel="share not at the global minimum", ylim=(0, 1.04))
+        freed = 100 * np.mean(of.cost < SOLVED, axis=0)
+        right.plot(np.arange(1, len(freed) + 1) * epochs, freed, style, color=colour, marker=marker, label=name)
+    right.set(xlabel="epoch", ylabel="at the global minimum (%)", ylim=(0, None))
     right.set_title(f"{widths[0]} hidden units: stuck ones trained on")
     right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
@@ -92,15 +96,19 @@ def surface(slices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Slices of the cost surface, each about a network, on one scale of colours."""
     figure = plots._figure(4.2 * len(slices) + 0.8, 4.2)
     panels = figure.subplots(1, len(slices), squeeze=False)[0]
-    edges = np.array([1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.06, 0.1, 0.12, 0.13, 0.16, 0.175, 0.2, 0.24, 0.26, 0.3, 0.4, 0.5])
+    edges = np.array(
+        [0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.06, 0.1, 0.12, 0.13, 0.16, 0.175, 0.2, 0.24, 0.26, 0.3, 0.4, 0.5]
+    )
     image: Any = None
     for axes, (name, (costs, along)) in zip(panels, slices.items(), strict=True):
-        image = axes.contourf(along, along, costs, levels=edges, cmap="cividis", norm="log", extend="both")
+        image = axes.contourf(
+            along, along, costs, levels=edges, cmap="cividis", norm=BoundaryNorm(edges, 256), extend="max"
+        )
         axes.contour(along, along, costs, levels=edges, colors="black", linewidths=0.3)
         axes.plot(0, 0, "o", color=VERMILLION, markeredgecolor="white", markersize=9)
         axes.set(title=name, xlabel="step along d", aspect="equal")
     panels[0].set_ylabel("step along e")
-    figure.colorbar(image, ax=panels, label="cost", ticks=[1e-3, 1e-2, 0.1, 0.5], format="%g")
+    figure.colorbar(image, ax=panels, label="cost", ticks=edges[1:], format="%g")
     figure.suptitle("XOR: filter-normalised slices of the cost surface")
     return figure
 
@@ -121,6 +129,6 @@ def between(found: Mapping[int, Paths]) -> Figure:
         axes.set(title=f"{hidden} hidden units", xlabel="from one solution to another")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("cost")
-    panels[0].legend(frameon=False, fontsize=9)
+    panels[-1].legend(frameon=False, fontsize=9)
     figure.suptitle("XOR: straight paths between pairs of solutions")
     return figure

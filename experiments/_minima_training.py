@@ -17,7 +17,7 @@ from experiments._minima_census import NET
 from experiments.common import RESULTS
 from jaxnet import ensemble
 from jaxnet.data import Data
-from jaxnet.network import Params
+from jaxnet.network import Layer, Params
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Settings:
     """Networks for the parity of three bits of each number of hidden units."""
     parity_hidden: tuple[int, ...] = (2, 4, 16)
     """Numbers of hidden units for the parity of three bits, rising."""
-    epochs: int = 2500
+    epochs: int = 2000
     """Steps, each on all examples."""
     learning_rate: float = 8.0
     """Step size of gradient descent."""
@@ -42,7 +42,7 @@ class Settings:
     """How many times as many steps those get again that are not at the global minimum."""
     looked_at: int = 1000
     """Networks at most of each number of hidden units whose Hessian is computed, and that are trained longer."""
-    searches: int = 1000
+    searches: int = 500
     """Starts of Newton's method in search of stationary points."""
     pairs: int = 200
     """Pairs of solutions with a straight path between them."""
@@ -63,6 +63,12 @@ def parity(bits: int = 3) -> Data:
     """All words of so many bits; y = 1 where an odd number of them is 1."""
     x = (np.arange(2**bits)[:, None] >> np.arange(bits)) & 1
     return Data(jnp.asarray(x, jnp.float32), jnp.asarray(x.sum(axis=1, keepdims=True) % 2, jnp.float32))
+
+
+def narrowed(params: Params, hidden: int) -> tuple[Layer, ...]:
+    """Members with only the first so many of their hidden units: normal weights, drawn once, serve every width."""
+    V, W = params
+    return Layer(V.weight[:, :hidden], V.bias[:, :hidden]), Layer(W.weight[:, :, :hidden], W.bias)
 
 
 def descend(

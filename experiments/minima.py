@@ -23,7 +23,7 @@ from experiments import _minima_figures as figures
 from experiments._minima_census import KINDS, LEVELS, NET, SOLVED, end_points, kinds, on_level, stationary_points, types
 from experiments._minima_claims import Found, claims
 from experiments._minima_surface import cost_slice, paths
-from experiments._minima_training import Settings, descend, parity, train_longer
+from experiments._minima_training import Settings, descend, narrowed, parity, train_longer
 from experiments.common import Result, console, main, network_agreement, share
 from jaxnet import curvature, ensemble
 from jaxnet.data import Data
@@ -35,16 +35,27 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
     key, data, narrow = jax.random.key(settings.seed), jaxnet.data.xor(), settings.hidden[0]
-    networks, costs, in_parity = {}, {}, {}
+    starts, networks, costs, in_parity = {}, {}, {}, {}
+    drawn = {
+        inputs: ensemble.init(key, members, (inputs, max(hidden), 1), scheme="normal", scale=settings.scale)
+        for inputs, hidden, members in (
+            (2, settings.hidden, settings.members),
+            (3, settings.parity_hidden, settings.parity_members),
+        )
+    }
     for hidden in settings.hidden:
-        start = ensemble.init(key, settings.members, (2, hidden, 1), scheme="normal", scale=settings.scale)
-        result = descend(settings, start, data, progress=progress)
+        starts[hidden] = narrowed(drawn[2], hidden)
+        result = descend(settings, starts[hidden], data, progress=progress)
         networks[hidden], costs[hidden] = jax.tree.map(np.asarray, result.params), result.history["cost"][:, -1]
     for hidden in settings.parity_hidden:
-        start = ensemble.init(key, settings.parity_members, (3, hidden, 1), scheme="normal", scale=settings.scale)
-        in_parity[hidden] = descend(settings, start, parity(), progress=progress).history["cost"][:, -1]
+        in_parity[hidden] = descend(settings, narrowed(drawn[3], hidden), parity(), progress=progress).history["cost"][
+            :, -1
+        ]
     scales = np.geomspace(0.1, 10, settings.members)
-    start = ensemble.init(key, settings.members, (2, narrow, 1), scheme="normal", scale=scales)
+    start = jax.tree.map(
+        lambda leaf: leaf * scales.astype(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1)) / settings.scale,
+        starts[narrow],
+    )
     by_scale = descend(settings, start, data, progress=progress).history["cost"][:, -1]
     solved = {hidden: cost < SOLVED for hidden, cost in costs.items()}
 
@@ -54,50 +65,49 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     if progress:
         console.print("[dim]the census, and the cost surface ...")
     with jax.enable_x64(True):
-        ends = {hidden: end_points(some(hidden, ~of), data) for hidden, of in solved.items() if not of.all()}
+        exact = Data(*(array.astype(jnp.float64) for array in data))
+        ends = {hidden: end_points(some(hidden, ~of), exact) for hidden, of in solved.items() if not of.all()}
         zeros = jaxnet.init(key, (2, narrow, 1), scheme="zeros", dtype=jnp.float64)
-        start = ensemble.init(key, settings.members, (2, narrow, 1), scheme="normal", scale=settings.scale)
-        start = jax.tree.map(lambda leaf: leaf[: settings.looked_at], start)
-        in_float64 = descend(settings, start, data, dtype=jnp.float64, progress=progress).history["cost"][:, -1]
+        start = jax.tree.map(lambda leaf: leaf[: settings.looked_at], starts[narrow])
+        in_float64 = descend(settings, start, exact, dtype=jnp.float64, progress=progress).history["cost"][:, -1]
         found = Found(
             costs=costs,
             shares={
-                "XOR": {hidden: share(of.sum(), len(of)) for hidden, of in solved.items()},
-                "parity of 3 bits": {h: share(np.sum(of < SOLVED), len(of)) for h, of in in_parity.items()},
+                "XOR": {hidden: share(int(of.sum()), len(of)) for hidden, of in solved.items()},
+                "parity of 3 bits": {h: share(int(np.sum(of < SOLVED)), len(of)) for h, of in in_parity.items()},
             },
             ends=ends,
             kinds={hidden: kinds(of, settings.learning_rate * settings.epochs) for hidden, of in ends.items()},
-            types=types(end_points(some(narrow, solved[narrow]), data)),
-            stationary=stationary_points(key, settings.searches, narrow, data),
-            at_zero=(float(jaxnet.cost(zeros, *data, NET)), curvature.is_minimum(zeros, *data, NET)),
+            types=types(end_points(some(narrow, solved[narrow]), exact)),
+            stationary=stationary_points(key, settings.searches, narrow, exact),
+            at_zero=(float(jaxnet.cost(zeros, *exact, NET)), curvature.is_minimum(zeros, *exact, NET)),
             longer={
-                dtype: train_longer(settings, some(narrow, ~solved[narrow]), data, dtype, progress)
+                dtype: train_longer(settings, some(narrow, ~solved[narrow]), exact, dtype, progress)
                 for dtype in ("float32", "float64")
                 if not solved[narrow].all()
             },
             in_both=(solved[narrow][: settings.looked_at], in_float64 < SOLVED),
             paths={
-                hidden: paths(some(hidden, of, 2 * settings.pairs), data)
+                hidden: paths(some(hidden, of, 2 * settings.pairs), exact)
                 for hidden, of in solved.items()
                 if of.sum() > 1
             },
         )
-        slices = _slices(key, networks[narrow], costs[narrow], data)
-    drawn = {
+        slices = _slices(key, networks[narrow], costs[narrow], exact)
+    plotted = {
         "levels": figures.levels(costs, scales, by_scale),
         "census": figures.census(found, settings.epochs),
         "surface": figures.surface(slices),
         "paths": figures.between(found.paths),
     }
     numbers = _numbers(found) | {"gradient_agreement": network_agreement(zeros, data, NET)}
-    return Result(numbers, drawn, claims(found, settings))
+    return Result(numbers, plotted, claims(found, settings))
 
 
 def _slices(key: Array, params: Any, costs: np.ndarray, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Slices about one network of each cost level that there is."""
     found = {}
     on = on_level(costs)
-    data = Data(*(array.astype(jnp.float64) for array in data))
     for index, (name, level) in enumerate(LEVELS.items()):
         if (on == index).any():
             member = int(np.flatnonzero(on == index)[0])
@@ -139,7 +149,7 @@ def _numbers(found: Found) -> dict[str, Any]:
     return numbers
 
 
-def _median(values: np.ndarray) -> Any:
+def _median(values: Any) -> Any:
     """The median of each column, the first five of them."""
     return np.median(values, axis=0).ravel()[:5].tolist()
 

@@ -32,6 +32,7 @@ from jaxnet.activations import softmax
 from jaxnet.data import Data
 from jaxnet.losses import softmax_cross_entropy
 from jaxnet.network import Layer, Params
+from jaxnet.steps import Gradient
 
 DIGITS = jaxnet.Network(output=softmax, loss=softmax_cross_entropy)
 BROKEN = 0.1
@@ -143,7 +144,7 @@ class Digits:
     settings: Settings
     dtype: str = "float64"
     perturbation: float = 0.0
-    gradient: jaxnet.steps.Gradient = jaxnet.backprop
+    gradient: Gradient = jaxnet.backprop
 
     @property
     def data(self) -> Data:
@@ -211,8 +212,8 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "xor: effective width, units all equal": max(int(of["all equal"].max()) for of in widths.values()),
         "xor: effective width, units equal in pairs": max(int(of["equal in pairs"].max()) for of in widths.values()),
         "xor: lowest cost, units all equal": min(float(of["all equal"].min()) for of in final.values()),
-        "xor: solved, units all equal": share(np.sum(final["float32"]["all equal"] < 0.01), settings.members),
-        "xor: solved, random": share(np.sum(final["float32"]["random"] < 0.01), settings.members),
+        "xor: solved, units all equal": share(int(np.sum(final["float32"]["all equal"] < 0.01)), settings.members),
+        "xor: solved, random": share(int(np.sum(final["float32"]["random"] < 0.01)), settings.members),
     }
     numbers |= {f"digits: broken after, {name}": epoch for name, epoch in breaks.items()}
     numbers |= {f"digits: cost, {name}": float(result.history["cost"][-1]) for name, result in trained.items()}
