@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from experiments._minima_census import KINDS, LEVELS, SOLVED, on_level
 from experiments._minima_claims import Found
@@ -86,6 +86,7 @@ def census(found: Found, epochs: int) -> Figure:
         right.plot(np.arange(1, len(freed) + 1) * epochs, freed, style, color=colour, marker=marker, label=name)
     right.set(xlabel="epoch", ylabel="at the global minimum (%)", ylim=(0, None))
     right.set_title(f"{widths[0]} hidden units: stuck ones trained on")
+    right.xaxis.set_major_locator(MaxNLocator(5))
     right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
