@@ -23,11 +23,11 @@ import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from matplotlib.figure import Figure
 
 import jaxnet
+from experiments import _symmetry_figures as figures
 from experiments.common import RESULTS, Claim, Result, above, console, main, network_agreement, share, verdict
-from jaxnet import curvature, ensemble, plots
+from jaxnet import curvature, ensemble
 from jaxnet.activations import softmax
 from jaxnet.data import Data
 from jaxnet.losses import softmax_cross_entropy
@@ -106,6 +106,11 @@ def in_two_orders(
     )
 
 
+def recorded(settings: Settings) -> int:
+    """Every so-manieth epoch of XOR is recorded."""
+    return max(1, settings.epochs // 200)
+
+
 STARTS = ("all equal", "equal in pairs", "random")
 
 
@@ -127,7 +132,7 @@ def xor_networks(settings: Settings, key: Array, dtype: DTypeLike) -> dict[str, 
         Data(*(array.astype(dtype) for array in jaxnet.data.xor())),
         optimizer=optax.sgd(settings.learning_rate),
         epochs=settings.epochs,
-        record_every=max(1, settings.epochs // 200),
+        record_every=recorded(settings),
         layout="members last",  # sums over units are written out: the arithmetic treats all units alike
     )
     parts = {name: slice(i * members, (i + 1) * members) for i, name in enumerate(STARTS)}
@@ -219,12 +224,13 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     numbers |= {f"digits: cost, {name}": float(result.history["cost"][-1]) for name, result in trained.items()}
     numbers["digits: growth a step, measured and predicted"] = dict(zip(map(str, epochs), growths, strict=True))
     numbers["gradient_agreement"] = network_agreement(params, jaxnet.data.xor(), jaxnet.Network())
-    figures = {
-        "xor": xor_figure({name: costs for name, (_, costs) in found["float32"].items()}, settings),
-        "growth": growth_figure(differences, breaks, settings),
-        "units": units_figure({name: trained[name].params for name in ("matrix product, float32", smallest)}),
+    costs = {name: costs for name, (_, costs) in found["float32"].items()}
+    drawn = {
+        "xor": figures.xor(costs, np.arange(1, len(costs["random"][0]) + 1) * recorded(settings), ONE_UNIT),
+        "growth": figures.growth(differences, breaks, BROKEN),
+        "units": figures.units({name: trained[name].params for name in ("matrix product, float32", smallest)}),
     }
-    return Result(numbers, figures, claims(settings, numbers, widths, breaks, growths))
+    return Result(numbers, drawn, claims(settings, numbers, widths, breaks, growths))
 
 
 def claims(
@@ -291,73 +297,6 @@ def claims(
             "Growth a step, measured / predicted: " + ", ".join(f"{a:.4f} / {b:.4f}" for a, b in growths) + ".",
         ),
     )
-
-
-def xor_figure(costs: Mapping[str, np.ndarray], settings: Settings) -> Figure:
-    """Costs in training of every network, one panel for each kind of start."""
-    figure = plots._figure(11, 3.8)
-    for axes, (name, values), colour in zip(
-        figure.subplots(1, 3, sharey=True), costs.items(), (plots.VERMILLION, plots.PURPLE, plots.BLUE), strict=True
-    ):
-        epochs = np.arange(1, values.shape[1] + 1) * max(1, settings.epochs // 200)
-        axes.plot(epochs, values.T, color=colour, alpha=0.3, linewidth=1)
-        axes.axhline(ONE_UNIT, color="black", linestyle="--", linewidth=1)
-        axes.set(yscale="log", xlabel="epoch", title=f"hidden units {name}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("cost: mean of ‖ŷ − y‖²")
-    figure.axes[0].annotate(
-        "1/6, the least of one unit",
-        (settings.epochs, ONE_UNIT),
-        xytext=(0, -12),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-    )
-    figure.suptitle(f"XOR, {settings.hidden} hidden units, {settings.members} networks of each kind")
-    return figure
-
-
-def growth_figure(
-    differences: Mapping[str, np.ndarray], breaks: Mapping[str, int | None], settings: Settings
-) -> Figure:
-    """Left, the difference between units over time; right, how long each start takes to break the symmetry."""
-    figure = plots._figure(12, 4.6)
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    shades = dict(zip(settings.perturbations, np.linspace(0.25, 0.75, len(settings.perturbations)), strict=True))
-    for name, values in differences.items():
-        if name.startswith("perturbed"):
-            style: Any = {"color": str(shades[float(name.split()[-1])]), "linestyle": "-"}
-        else:
-            style = {"color": plots.VERMILLION if "float32" in name else plots.BLUE}
-            style["linestyle"] = "--" if name.startswith("matrix") else "-"
-        shown = name if values.any() else f"{name}: equal to the end"
-        left.plot(np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), label=shown, **style)
-    left.axhline(BROKEN, color="black", linewidth=1, linestyle=":")
-    left.set(yscale="log", xlabel="epoch", ylabel="largest difference between hidden units")
-    left.grid(alpha=0.3)
-    left.legend(frameon=False, fontsize=8)
-    names = [name for name, epoch in breaks.items() if epoch is not None]
-    right.barh(names, [breaks[name] or 0 for name in names], color=plots.GREEN)
-    right.bar_label(right.containers[0], padding=3, fontsize=9)  # pyright: ignore[reportArgumentType]
-    right.set(xlabel=f"steps until units differ by more than {BROKEN:g}", xmargin=0.15)
-    right.invert_yaxis()
-    figure.suptitle(f"Digits, {settings.digits_hidden} hidden units that start equal")
-    return figure
-
-
-def units_figure(networks: Mapping[str, Params]) -> Figure:
-    """The incoming weights of up to ten hidden units as images, one row for each network."""
-    count = min(10, *(len(params[0].bias) for params in networks.values()))
-    figure = plots._figure(1.05 * count, 2.9)
-    rows: Any = figure.subfigures(len(networks), 1)
-    for part, (name, params) in zip(rows, networks.items(), strict=True):
-        part.suptitle(name, fontsize=10)
-        weight = np.asarray(params[0].weight)[:count]
-        for axes, image in zip(part.subplots(1, count), weight, strict=True):
-            limit = np.abs(weight).max()
-            axes.imshow(image.reshape(8, 8), cmap=plots._DIVERGING, vmin=-limit, vmax=limit)
-            axes.set_axis_off()
-    return figure
 
 
 FULL: dict[str, Any] = {"members": 1000, "epochs": 20_000, "digits_epochs": 4000, "examples": 1797}

@@ -11,19 +11,21 @@ from experiments.common import Verdict
 from jaxnet import ensemble
 from jaxnet.network import Layer
 
-SMALL = symmetry.Settings(members=4, epochs=400, digits_hidden=4, examples=64, digits_epochs=600)
+SMALL = symmetry.Settings(
+    hidden=4, members=4, epochs=400, digits_hidden=4, examples=64, digits_epochs=500, perturbations=(1e-9, 1e-3)
+)
 
 
 @pytest.mark.promotes
 def test_units_that_start_equal_stay_equal_until_something_breaks_the_tie():
     numbers, figures, claims = symmetry.run(SMALL)
     assert numbers["xor: effective width, units all equal"] == 1
-    assert numbers["xor: effective width, units equal in pairs"] == 4
+    assert numbers["xor: effective width, units equal in pairs"] == 2
     assert numbers["xor: lowest cost, units all equal"] > 1 / 6
     broken = {name: values for name, values in numbers.items() if name.startswith("digits: broken after, ")}
     sizes = [broken[f"digits: broken after, perturbed by {size:g}"] for size in SMALL.perturbations]
     assert sizes == sorted(sizes, reverse=True)  # the smaller, the later
-    assert broken["digits: broken after, another order, float32"] < 600
+    assert broken["digits: broken after, another order, float32"] is not None
     assert all(found["holds"] for found in numbers["gradient_agreement"].values())
     assert set(figures) == {"xor", "growth", "units"}
     assert [claim.verdict for claim in claims[:5]] == [Verdict.HOLDS] * 5
