@@ -3,8 +3,7 @@
 Two hidden units with the same incoming weights, bias and outgoing weights get the same gradient, and gradient descent
 keeps them equal for ever (Rumelhart, Hinton & Williams 1986, p. 330). XOR with all weights equal, with hidden units
 equal in pairs and with random weights shows it bit for bit: the networks lie in an ensemble whose arithmetic treats
-all units alike. One effective unit is a monotone function of a line's direction, and no such function comes below a
-cost of 1/6 on XOR. On digits, where sums are long, the tie is broken three ways: by a perturbation, by matrix products
+all units alike. One effective unit is a monotone function of w·x, and no such function comes below a cost of 1/6 on XOR. On digits, where sums are long, the tie is broken three ways: by a perturbation, by matrix products
 as this machine computes them, and by summing half of the units' gradients over the examples in reverse order, which
 differs by rounding alone. Near the symmetric solution the difference d follows d′ = −H d, so it should grow by
 η |λ| a step, with λ the most negative eigenvalue of the Hessian; Lanczos' method measures λ.
@@ -95,10 +94,10 @@ def in_two_orders(
     params: Params, x: ArrayLike, y: ArrayLike, net: jaxnet.Network = DIGITS, weights: ArrayLike | None = None
 ) -> tuple[Array, tuple[Layer, ...]]:
     """`jaxnet.backprop`, but the second half of the hidden units gets its sums over the examples in reverse order."""
-    assert weights is None
     x, y = jnp.asarray(x), jnp.asarray(y)
-    cost, (V, W) = jaxnet.backprop(params, x, y, net)
-    _, (V_reversed, W_reversed) = jaxnet.backprop(params, x[::-1], y[::-1], net)
+    weights = jnp.ones(len(x), x.dtype) if weights is None else jnp.asarray(weights)
+    cost, (V, W) = jaxnet.backprop(params, x, y, net, weights)
+    _, (V_reversed, W_reversed) = jaxnet.backprop(params, x[::-1], y[::-1], net, weights[::-1])
     first = jnp.arange(len(V.bias)) < len(V.bias) // 2
     return cost, (
         Layer(jnp.where(first[:, None], V.weight, V_reversed.weight), jnp.where(first, V.bias, V_reversed.bias)),
