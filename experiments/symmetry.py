@@ -1,12 +1,13 @@
 """Symmetry: hidden units that start equal stay equal, so that a layer of many is worth one; chance must break the tie.
 
 Two hidden units with the same incoming weights, bias and outgoing weights get the same gradient, and gradient descent
-keeps them equal for ever (Rumelhart, Hinton & Williams 1986, p. 330). XOR with all weights equal, with hidden units
-equal in pairs and with random weights shows it bit for bit: the networks lie in an ensemble whose arithmetic treats
-all units alike. One effective unit is a monotone function of w·x, and no such function comes below a cost of 1/6 on XOR. On digits, where sums are long, the tie is broken three ways: by a perturbation, by matrix products
-as this machine computes them, and by summing half of the units' gradients over the examples in reverse order, which
-differs by rounding alone. Near the symmetric solution the difference d follows d′ = −H d, so it should grow by
-η |λ| a step, with λ the most negative eigenvalue of the Hessian; Lanczos' method measures λ.
+keeps them equal for ever (Rumelhart, Hinton & Williams 1986). XOR with all weights equal, with hidden units equal in
+pairs and with random weights shows it bit for bit: the networks lie in an ensemble whose arithmetic treats all units
+alike. One effective unit is a monotone function of w·x, and no such function comes below a cost of 1/6 on XOR. On
+digits, where sums are long, three things may break the tie: a perturbation; matrix products as this machine computes
+them; and summing half of the units' gradients over the examples in reverse order, which differs by rounding alone.
+Near the symmetric solution the difference d follows d′ = −H d, so it should grow by η |λ| a step, with λ the most
+negative eigenvalue of the Hessian; Lanczos' method measures λ.
 """
 
 from __future__ import annotations
