@@ -70,7 +70,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
             }
             for name, found in readings.items()
         },
-        "scales": settings.scales,
+        "scales": settings.scales.tolist(),
         "grid": {name: dict(zip(NAMES, values, strict=True)) for name, values in grid._asdict().items()},
         "gradient_agreement": network_agreement(
             jaxnet.init(grid_key, (training.x.shape[1], settings.units, settings.units, 10)), training, NETS[1]
