@@ -27,7 +27,9 @@ def accuracy(sharing: Mapping[int, Sharing], settings: Settings) -> Figure:
         axes.set_xticks(at, list(ATTRIBUTES), rotation=30, ha="right")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         title = f"{settings.shared_units(units)} shared units, or {len(at)} times {units}"
-        finish(axes, "", "test accuracy" if axes is panels[0] else "", title, fontsize=9, loc="lower left")
+        finish(axes, "", "test accuracy" if axes is panels[0] else "", title, fontsize=9, loc="lower right")
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low - 0.2 * (high - low), high)  # room for the legends
     return figure
 
 
@@ -38,7 +40,7 @@ def ablation(effects: np.ndarray) -> Figure:
     axes = figure.subplots()
     limit = float(np.abs(effects).max()) * 100
     image = heat_map(
-        axes, 100 * effects[:, order], [str(unit + 1) for unit in order], list(ATTRIBUTES), "{:.0f}".format,
+        axes, 100 * effects[:, order], [str(unit + 1) for unit in order], list(ATTRIBUTES), "{:.1f}".format,
         vmin=min(0.0, 100 * float(effects.min())), vmax=limit,
     )  # fmt: skip
     axes.set(xlabel="hidden unit held at its mean", ylabel="output", title="Which output uses which hidden unit")

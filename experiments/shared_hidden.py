@@ -141,9 +141,10 @@ def together(committees: Mapping[str, Committee]) -> tuple[Claim, ...]:
     more = interval(gains[EXAMPLES] - gains[WEIGHTS])
     low, high = (min(getattr(one, bound) for one in (less, more)) for bound in ("low", "high"))
     alike = [interval(one) for one in correlations.values()]
-    gaps = [
-        members - average - spread for members, average, spread in (c.squared_errors() for c in committees.values())
-    ]
+    gap = max(
+        float(np.abs(members - average - spread).max())
+        for members, average, spread in (one.squared_errors() for one in committees.values())
+    )
     return (
         Claim(
             "The average of several classifiers is better than the best of them.",
