@@ -45,7 +45,7 @@ def test_ablation_is_that_of_a_network_without_the_unit():
     found = runs.ablation(params, parts)
     first, last = jax.tree.map(lambda leaf: leaf[0], params)
     x, y = np.asarray(parts.data.x), np.asarray(runs.answers(parts.data.y)) > 0.5
-    mean = jax.nn.sigmoid(x[parts.training[0]] @ first.weight.T + first.bias)[:, 1].mean()
+    mean = jax.nn.sigmoid(x[parts.training[0]] @ first.weight[1] + first.bias[1]).mean()
     without = last._replace(weight=last.weight.at[:, 1].set(0.0), bias=last.bias + mean * last.weight[:, 1])
     rows = parts.test[0]
 
