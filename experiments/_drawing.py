@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
 
@@ -33,6 +34,8 @@ def finish(axes: Axes, xlabel: str, ylabel: str, title: str = "", **legend: Any)
     """Labels, a grid, and a legend where curves are named."""
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
+    if xlabel == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, **legend)
 

@@ -160,7 +160,7 @@ def noise(found: Mapping[str, Noise]) -> tuple[Claim, ...]:
         Claim(
             "The noise in a batch's gradient is that of one example divided by the size of the batch.",
             verdict(True if exact else False if slopes.low > -0.95 or slopes.high < -1.05 else None),
-            f"At the start, the mean of ‖g − G‖² falls as the size ({SIZES[0]} to {SIZES[-1]}) to the power {slopes:.3f}.",
+            f"At the start, ‖g − G‖² falls as the size ({SIZES[0]} to {SIZES[-1]}) to the power {slopes:.3f}.",
         ),
         Claim(
             "The nearer training comes to its end, the more of a batch's gradient is noise.",
