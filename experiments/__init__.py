@@ -3,6 +3,11 @@
 MODULES = (
     "chain_rule",
     "xor",
+    "symmetry",
+    "saturation",
+    "minima",
+    "descent",
+    "shared_hidden",
     "digits",
     "mnist",
     "nielsen",

@@ -93,7 +93,9 @@ On logits: −log s(a) = softplus(−a) and −log(1 − s(a)) = softplus(a), wi
 
 
 def _softmax_cross_entropy(a: Array, y: Array) -> Array:
-    return -jnp.sum(y * jax.nn.log_softmax(a), axis=-1)
+    # A product in the place of a sum: jaxlib 0.10 compiles a weighted sum of these sums, mapped over many networks that
+    # share y, so that on a CPU networks get the losses of others.
+    return -(y * jax.nn.log_softmax(a)) @ jnp.ones(a.shape[-1], a.dtype)
 
 
 def _softmax_cross_entropy_derivative(a: Array, y: Array) -> Array:

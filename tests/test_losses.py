@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from helpers import assert_close, name_of
 
-from jaxnet import losses
+import jaxnet
+from jaxnet import Network, losses
+from jaxnet.activations import sigmoid, softmax
 
 LOSSES = [losses.squared_error, losses.cross_entropy, losses.softmax_cross_entropy]
 
@@ -79,3 +81,18 @@ def test_targets_that_do_not_sum_to_one(x64):
     a, y = jnp.array([[0.3, -0.2]]), jnp.array([[1.0, 1.0]])
     loss = losses.softmax_cross_entropy
     assert_close(loss.derivative(a, y), jax.grad(lambda a: loss.value(a, y)[0])(a))
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(("loss", "output"), [(losses.softmax_cross_entropy, softmax), (losses.squared_error, sigmoid)])
+def test_mapped_over_networks_each_gets_its_own(loss, output):
+    """Compilers have mixed up the networks."""
+    net = Network(output=output, loss=loss)
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = jaxnet.ensemble.init(keys[0], 200, (64, 16, 10), scheme="normal")
+    x, weights = jax.random.normal(keys[1], (300, 64)), jax.random.uniform(keys[2], (300,))
+    y = jax.nn.one_hot(jax.random.randint(keys[3], 300, 0, 10), 10)
+    for one in (None, weights):
+        mapped = jax.jit(jax.vmap(lambda params, one=one: jaxnet.cost(params, x, y, net, one)))(params)
+        alone = jax.lax.map(lambda params, one=one: jaxnet.cost(params, x, y, net, one), params)
+        np.testing.assert_allclose(mapped, alone, rtol=1e-4)
