@@ -45,7 +45,7 @@ class Settings:
     """Seed of the initial weights, the order of the examples, and the batches drawn to measure their noise."""
     repeats: int = 4
     """Networks of every step size by which the best one is chosen; it is judged by as many others."""
-    per_decade: int = 2
+    per_decade: int = 1
     """Step sizes from one power of ten to the next, between 1e-4 and 1e2."""
     batch_size: int = 32
     """Examples in a mini-batch."""
@@ -55,7 +55,7 @@ class Settings:
     """Passes over the examples by batch gradient descent, each of them one step."""
     target: float = 0.1
     """Cost to reach, in nats."""
-    batches: int = 100
+    batches: int = 50
     """Batches of each size that are drawn to measure the noise in their gradient."""
     output: Path = RESULTS
     """Folder for the numbers and figures."""

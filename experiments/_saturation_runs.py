@@ -35,7 +35,7 @@ class Settings:
     """Units of every hidden layer."""
     depth: int = 6
     """Hidden layers: from 1 to so many."""
-    per_decade: int = 2
+    per_decade: int = 1
     """Initial scales from one power of ten to the next, between 1e-3 and 1e3."""
     repeats: int = 3
     """Networks of every loss, depth and scale, each with initial weights of its own."""
