@@ -30,7 +30,7 @@ class Settings:
     """Numbers of hidden units for XOR, rising; the first is looked at most closely."""
     parity_members: int = 2000
     """Networks for the parity of three bits of each number of hidden units."""
-    parity_hidden: tuple[int, ...] = (2, 16)
+    parity_hidden: tuple[int, ...] = (2, 4, 16)
     """Numbers of hidden units for the parity of three bits, rising."""
     epochs: int = 2000
     """Steps, each on all examples."""
