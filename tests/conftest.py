@@ -37,7 +37,7 @@ def _strict(request):
 
 @pytest.fixture(autouse=True)
 def _optimized(request):
-    """Marker ``optimized``: programs are compiled as users' are, also where the others are compiled in a hurry."""
+    """Programs of tests with the marker ``optimized`` are optimised, also where make test compiles in a hurry."""
     hurried = jax.config.read("jax_disable_most_optimizations")
     if "optimized" in request.keywords:
         jax.config.update("jax_disable_most_optimizations", False)

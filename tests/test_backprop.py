@@ -34,7 +34,6 @@ def test_every_activation_loss_depth_and_dtype(hidden, end, dtype):
         assert {leaf.dtype for leaf in jax.tree.leaves(by_hand)} == {dtype}
 
 
-@pytest.mark.no_cover
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5).map(tuple),
     n=st.integers(1, 9),

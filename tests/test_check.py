@@ -556,7 +556,6 @@ def random_case(seed):
     return *pair, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), args)
 
 
-@pytest.mark.no_cover
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     "cases",

@@ -23,8 +23,6 @@ from experiments import MODULES, _beyond_claims, _beyond_examples, beyond_gradie
 from experiments import __main__ as everything
 from experiments.common import Missing, Result, Verdict, above, every, interval, main, present
 
-pytestmark = pytest.mark.no_cover  # the library's lines are the other tests' to reach, and counting them takes time
-
 
 def test_the_chain_rule_number_by_number():
     numbers, figures, claims = chain_rule.run(chain_rule.Settings())

@@ -285,7 +285,6 @@ def check_random_programs(seed, count):
         assert_close(jnp.stack(graph.grad(f, (0, 1))(x, y)), jnp.stack(jax.grad(f, (0, 1))(x, y)), TOLERANCE)
 
 
-@pytest.mark.no_cover
 def test_random_programs(x64):
     check_random_programs(0, 60)
 
