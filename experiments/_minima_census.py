@@ -64,7 +64,8 @@ def _end_point(params: Params, data: Data) -> EndPoints:
 
 @jax.jit
 def _end_points(params: Params, data: Data) -> EndPoints:
-    return lax.map(lambda one: _end_point(one, data), params, batch_size=256)
+    # One by one: eigenvalues of many matrices at once have been seen to wait for ever in XLA's pool of threads.
+    return lax.map(lambda one: _end_point(one, data), params)
 
 
 def end_points(params: Params, data: Data) -> EndPoints:
