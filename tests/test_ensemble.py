@@ -446,6 +446,11 @@ def test_forward_of_shared_and_own_inputs(dtype):
         ({"record_every": 0}, ValueError, "record_every is 0, expected an integer >= 1"),
         ({"layout": "members last", "gradient": jaxnet.autodiff}, ValueError, "needs gradient=jaxnet.backprop"),
         ({"layout": "fast"}, ValueError, "layout is 'fast', expected one of"),
+        (
+            {"layout": ensemble.Layout("one kernel", M, 1), "gradient": jaxnet.autodiff},
+            ValueError,
+            "layout is 'one kernel', which needs gradient=jaxnet.backprop",
+        ),
         ({"patience": 3}, ValueError, "patience is 3, but there is no validation data"),
         ({"batch_size": 5}, ValueError, "batch_size is 5, but the data has 4 examples"),
     ],
@@ -461,6 +466,15 @@ def test_bad_arguments(change, error, message):
     key, params, data = (arguments.pop(name) for name in ("key", "params", "data"))
     with pytest.raises(error, match=message):
         ensemble.train(key, params, data, **arguments)
+
+
+def test_bad_layouts():
+    with pytest.raises(ValueError, match="layout is 'fast', expected one of stacked, members last, one kernel"):
+        ensemble.Layout("fast", 16, 2)
+    with pytest.raises(ValueError, match="chunk is 0, expected an integer >= 1"):
+        ensemble.Layout("stacked", 0, 2)
+    with pytest.raises(ValueError, match="threads is 0, expected an integer >= 1"):
+        ensemble.Layout("stacked", 16, 0)
 
 
 def test_bad_arguments_of_init_and_forward():

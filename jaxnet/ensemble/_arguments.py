@@ -51,9 +51,13 @@ def checked_data(name: str, members: int, member: Params, data: Any) -> Batch:
 
 def check_finite(name: str, data: Batch) -> None:
     """Raise where an array holds a value that is not finite."""
-    for part, array in zip(("x", "y", "weights"), data, strict=False):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: {part} holds values that are not finite")
+    for part in not_finite_parts(data):
+        raise ValueError(f"{name}: {part} holds values that are not finite")
+
+
+def not_finite_parts(data: Batch) -> list[str]:
+    """Which arrays hold a value that is not finite."""
+    return [part for part, array in zip(("x", "y", "weights"), data, strict=False) if not np.isfinite(array).all()]
 
 
 def checked_subset(subset: Any, members: int, n: int) -> Array | None:

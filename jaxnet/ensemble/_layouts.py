@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import jax
 
+from jaxnet._validate import checked_count
+
 STACKED, MEMBERS_LAST, ONE_KERNEL = _NAMES = ("stacked", "members last", "one kernel")
+
+
+def check_name(name: Any) -> None:
+    """Raise unless it is the name of a layout."""
+    if name not in _NAMES:
+        raise ValueError(f"layout is {name!r}, expected one of {', '.join(_NAMES)}, or a Layout")
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class Layout:
     chunk: int
     threads: int
 
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        checked_count("chunk", self.chunk, least=1)
+        checked_count("threads", self.threads, least=1)
+
     @property
     def axis(self) -> int:
         """Where the axis of members lies inside the loop."""
@@ -58,10 +72,8 @@ _CACHE = 2**16
 
 def choose(name: str | None, members: int, sizes: tuple[int, ...], batch_size: int, by_hand: bool) -> Layout:
     """The layout for so many members of these sizes; the cheaper one by the costs above, if no name is given."""
-    if name not in (None, *_NAMES):
-        raise ValueError(f"layout is {name!r}, expected one of {', '.join(_NAMES)}, or a Layout")
-    if name in (MEMBERS_LAST, ONE_KERNEL) and not by_hand:
-        raise ValueError(f"layout is {name!r}, which needs gradient=jaxnet.backprop; leave layout out")
+    if name is not None:
+        check_name(name)
     if jax.default_backend() != "cpu" or name == ONE_KERNEL:
         return Layout(name or STACKED, members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -39,8 +39,9 @@ from jaxnet.ensemble._arguments import (
     checked_l2,
     checked_subset,
     first,
+    not_finite_parts,
 )
-from jaxnet.ensemble._layouts import ONE_KERNEL, Layout, choose, cut_into_groups
+from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, choose, cut_into_groups
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
 from jaxnet.ensemble._one_kernel import check_one_kernel
 from jaxnet.ensemble.members import check_kind, checked_members
@@ -184,6 +185,8 @@ def train(
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     if not isinstance(layout, Layout):
         layout = choose(layout, members, sizes, batch_size, gradient is backprop)
+    if layout.name != STACKED and gradient is not backprop:
+        raise ValueError(f"layout is {layout.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
     if layout.name == ONE_KERNEL:
         check_one_kernel(sizes, net, batch_size == n)
     plan = Plan(
@@ -388,7 +391,7 @@ _REPLAYED_AT_ONCE = 256
 def _warn(failures: Failures, members: int, data: Any) -> None:
     member, epoch, step, value = (column[0] for column in failures)
     what = "made parameters that are not finite" if np.isfinite(value) else f"met a cost of {value}"
-    bad = [name for name, array in zip(("x", "y", "weights"), data, strict=False) if not np.isfinite(array).all()]
+    bad = not_finite_parts(data)
     hint = "try a smaller learning rate, or smaller initial weights"
     if bad:
         hint = f"{' and '.join(bad)} hold values that are not finite"
