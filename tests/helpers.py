@@ -1,6 +1,7 @@
 """Networks of every kind, random problems for them, and the comparison all tests use."""
 
 import jax
+import numpy as np
 
 import jaxnet
 from jaxnet import activations, losses
@@ -37,3 +38,20 @@ def problem(sizes, net=jaxnet.Network(), *, n=7, dtype="float32", seed=0, scale=
 
 def assert_close(actual, expected, tolerance=None):
     jaxnet.check.compare(actual, expected, tolerance=tolerance).raise_if_failed()
+
+
+def idx(array, magic=8):
+    """An array of bytes as a file of MNIST's kind."""
+    header = bytes([0, 0, magic, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_digits_as_mnist(folder, scale, train, test):
+    """Digits of 8x8 pixels, times ``scale``, in MNIST's four files: the rows to train on and to test with."""
+    folder.mkdir()
+    digits = jaxnet.data.digits()
+    images, labels = np.asarray(digits.x).reshape(-1, 8, 8) * scale, np.argmax(digits.y, axis=1)
+    for part, rows in (("train", train), ("t10k", test)):
+        for kind, array in (("images-idx3", images[rows]), ("labels-idx1", labels[rows])):
+            (folder / f"{part}-{kind}-ubyte").write_bytes(idx(array))
+    return images, labels

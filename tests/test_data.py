@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import idx
 
 from jaxnet import data
 
@@ -155,11 +156,6 @@ def test_bad_options(call, error, message):
 
 
 # MNIST
-
-
-def idx(array, magic=8):
-    shape = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    return bytes([0, 0, magic, array.ndim]) + shape + array.astype(np.uint8).tobytes()
 
 
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]

@@ -4,27 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import write_digits_as_mnist
 
 import jaxnet
 from experiments import mnist
 from experiments.common import Missing, Verdict, present, share
 
 
-def write_idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Digits of 8x8 pixels in MNIST's files: 1,200 to train on, 597 to test with."""
     data = tmp_path / "data"
-    data.mkdir()
-    digits = jaxnet.data.digits()
-    images, labels = np.asarray(digits.x).reshape(-1, 8, 8) * 255, np.argmax(digits.y, axis=1)
-    for part, rows in (("train", slice(0, 1200)), ("t10k", slice(1200, None))):
-        write_idx(data / f"{part}-images-idx3-ubyte", images[rows])
-        write_idx(data / f"{part}-labels-idx1-ubyte", labels[rows])
+    write_digits_as_mnist(data, 255, slice(0, 1200), slice(1200, None))
     monkeypatch.setenv("JAXNET_DATA", str(data))
 
 

@@ -6,28 +6,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import write_digits_as_mnist
 
-import jaxnet
 from experiments import nielsen
 from experiments._nielsen_published import RECIPES, published
 from experiments.common import Verdict, present
-
-
-def write_idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Digits of 8x8 pixels in MNIST's files: 60 to train on, 40 to test with."""
     data = tmp_path / "data"
-    data.mkdir()
-    digits = jaxnet.data.digits()
-    images, labels = np.asarray(digits.x).reshape(-1, 8, 8) * 16, np.argmax(digits.y, axis=1)
-    for part, rows in (("train", slice(0, 60)), ("t10k", slice(60, 100))):
-        write_idx(data / f"{part}-images-idx3-ubyte", images[rows])
-        write_idx(data / f"{part}-labels-idx1-ubyte", labels[rows])
+    images, labels = write_digits_as_mnist(data, 16, slice(0, 60), slice(60, 100))
     monkeypatch.setenv("JAXNET_DATA", str(data))
     x, y = images[:100].reshape(100, 64, 1) / 256, np.eye(10)[labels[:100], :, None]
     return list(zip(x, y, strict=True))
