@@ -6,43 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from experiments._drawing import STYLES, band, finish, new_figure
 from jaxnet.curvature import Spectrum
-from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
-
-_STYLES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D"))
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
-
-
-def _finished(axes: Axes, xlabel: str, ylabel: str, title: str, **legend: Any) -> None:
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.grid(alpha=0.3)
-    if xlabel == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, **legend)
-
-
-def _band(axes: Axes, x: Any, values: np.ndarray, colour: str, style: str, label: str) -> None:
-    """Mean and standard error over the first axis."""
-    mean = values.mean(axis=0)
-    axes.plot(x, mean, style, color=colour, label=label, linewidth=1.8)
-    if len(values) > 1:
-        error = values.std(axis=0, ddof=1) / len(values) ** 0.5
-        axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+from jaxnet.plots import BLUE, GREEN, VERMILLION
 
 
 def mislabelled(
     x: np.ndarray, given: np.ndarray, true: np.ndarray, norms: np.ndarray, found: Mapping[str, np.ndarray]
 ) -> Figure:
     """The examples of the largest gradients, the largest of those with right labels, and how soon flips are found."""
-    figure = _figure(13, 4.4)
+    figure = new_figure(13, 4.4)
     figure.set_label(
         "Digits with the largest gradients, most of them with flipped labels; those with right labels, which are hard "
         "to read; and the share of the flipped labels found against the share of the training examples looked at"
@@ -67,14 +42,12 @@ def mislabelled(
     axes = right.subplots()
     n, share = len(given), flipped.mean()
     seen = np.arange(1, n + 1) / n
-    for (colour, style, _), (name, shares) in zip(_STYLES, found.items(), strict=False):
-        _band(axes, seen, shares, colour, style, f"by {name}")
+    for i, (name, shares) in enumerate(found.items()):
+        band(axes, seen, shares, i, f"by {name}")
     axes.plot(seen, np.minimum(seen / share, 1), color="gray", linewidth=1, label="perfect ranking")
     axes.plot(seen, seen, color="gray", linewidth=1, linestyle=(0, (1, 3)), label="chance")
     axes.set_xlim(0, 6 * share)
-    _finished(
-        axes, "share of the training examples looked at", "share of the flipped labels found", "", loc="lower right"
-    )
+    finish(axes, "share of the training examples looked at", "share of the flipped labels found", "", loc="lower right")
     return figure
 
 
@@ -85,11 +58,11 @@ def noise_scale(
     parts: Sequence[np.ndarray],
 ) -> Figure:
     """The noise scale and the adaptive batch against the epoch; beside them, the two parts of the scale."""
-    figure = _figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.2)
     left, right = figure.subplots(1, 2)
     epochs = np.arange(batches.shape[1])
     labels = {"plain": "noise scale, plain training", "adaptive": "noise scale, adaptive batch"}
-    for (colour, style, _), (name, (scale, error)) in zip(_STYLES, scales.items(), strict=False):
+    for (colour, style, _), (name, (scale, error)) in zip(STYLES, scales.items(), strict=False):
         shown = scale > 0
         left.plot(epochs[shown], scale[shown], style, color=colour, label=labels[name], linewidth=1.8)
         low = np.maximum(scale - error, scale / 10)
@@ -98,32 +71,32 @@ def noise_scale(
     left.axhline(limit, color="gray", linewidth=1, linestyle=(0, (1, 3)), label="largest batch allowed")
     left.set_yscale("log")
     left.set_ylim(10, 3e4)  # room for the legend
-    _finished(left, "epoch", "examples", "gradient noise scale", loc="upper left")
-    for (colour, style, _), values, label in zip(_STYLES, parts, ("noise, tr Σ", "signal, ‖G‖²"), strict=False):
-        _band(right, epochs, values, colour, style, label)
+    finish(left, "epoch", "examples", "gradient noise scale", loc="upper left")
+    for i, (values, label) in enumerate(zip(parts, ("noise, tr Σ", "signal, ‖G‖²"), strict=True)):
+        band(right, epochs, values, i, label)
     right.set_yscale("log", nonpositive="mask")
-    _finished(right, "epoch", "squared norm", "its two parts, plain training")
+    finish(right, "epoch", "squared norm", "its two parts, plain training")
     return figure
 
 
 def spectrum(largest: np.ndarray, smallest: np.ndarray, spectra: Mapping[int, Spectrum]) -> Figure:
     """Extreme eigenvalues against the epoch, and densities of eigenvalues."""
-    figure = _figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.2)
     left, right = figure.subplots(1, 2)
     epochs = np.arange(len(largest))
     left.plot(epochs, largest, "-o", color=BLUE, label="largest", markersize=4)
     left.plot(epochs, smallest, "--s", color=VERMILLION, label="smallest", markersize=4)
     left.axhline(0, color="gray", linewidth=0.8)
-    _finished(left, "epoch", "eigenvalue", "extreme eigenvalues of the Hessian")
+    finish(left, "epoch", "eigenvalue", "extreme eigenvalues of the Hessian")
     low = min(float(found.eigenvalues.min()) for found in spectra.values())
     high = max(float(found.eigenvalues.max()) for found in spectra.values())
     width = (high - low) / 100
     points = np.linspace(low - 5 * width, high + 5 * width, 600, dtype=largest.dtype)
-    for (colour, style, _), (epoch, found) in zip(_STYLES, spectra.items(), strict=False):
+    for (colour, style, _), (epoch, found) in zip(STYLES, spectra.items(), strict=False):
         right.plot(points, found.density(points, width), style, color=colour, label=f"epoch {epoch}", linewidth=1.5)
     right.set_yscale("log")
     right.set_ylim(1e-5, 1e2)
-    _finished(right, "eigenvalue", "density", "density of all eigenvalues")
+    finish(right, "eigenvalue", "density", "density of all eigenvalues")
     return figure
 
 
@@ -131,7 +104,7 @@ def tangent_kernel(
     kernels: Sequence[np.ndarray], labels: np.ndarray, alignment: np.ndarray, change: np.ndarray
 ) -> Figure:
     """The kernel's cosines before and after, sorted by class, and how it moves."""
-    figure = _figure(13, 4.2)
+    figure = new_figure(13, 4.2)
     columns: Any = figure.subfigures(1, 2, width_ratios=(2.2, 1))
     heat, line = columns
     maps, curves = heat.subplots(1, 2), line.subplots()
@@ -147,10 +120,10 @@ def tangent_kernel(
     maps[0].set_ylabel("held-out examples, by class")
     heat.colorbar(image, ax=maps, label="cosine Θᵢⱼ / √(Θᵢᵢ Θⱼⱼ)", shrink=0.85)
     epochs = np.arange(alignment.shape[1])
-    _band(curves, epochs, alignment, BLUE, "-", "alignment with the labels")
-    _band(curves, epochs, change, VERMILLION, "--", "1 − cosine with the start")
+    band(curves, epochs, alignment, 0, "alignment with the labels")
+    band(curves, epochs, change, 1, "1 − cosine with the start")
     curves.set_ylim(0, 1)
-    _finished(curves, "epoch", "cosine of centred kernels", "how the kernel moves", loc="center right")
+    finish(curves, "epoch", "cosine of centred kernels", "how the kernel moves", loc="center right")
     return figure
 
 
@@ -161,7 +134,7 @@ def private(
     plain: Mapping[str, Any],
 ) -> Figure:
     """Accuracy against the noise, beside that of plain training."""
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     places = np.arange(len(noise_multipliers))
     error = plain["standard_error"] or 0.0
@@ -178,20 +151,20 @@ def private(
     )
     spent = ["" if epsilon is None else f"\nε = {epsilon:.2g}".replace("inf", "∞") for epsilon in epsilons]
     axes.set_xticks(places, [f"{sigma:g}{text}" for sigma, text in zip(noise_multipliers, spent, strict=True)])
-    _finished(axes, "noise multiplier σ", "accuracy on held-out digits", "private training", loc="lower left")
+    finish(axes, "noise multiplier σ", "accuracy on held-out digits", "private training", loc="lower left")
     return figure
 
 
 def second_order(curves: Mapping[str, Mapping[str, np.ndarray]], enough: float) -> Figure:
     """The cost against the step: medians over the starts, and the range of their middle 80 %."""
-    figure = _figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.2)
     for axes, (problem, of_problem) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
-        for (colour, style, _), (name, costs) in zip(_STYLES, of_problem.items(), strict=False):
+        for (colour, style, _), (name, costs) in zip(STYLES, of_problem.items(), strict=False):
             steps = np.arange(costs.shape[1]) + 1
             low, median, high = np.percentile(costs, (10, 50, 90), axis=0)
             axes.plot(steps, median, style, color=colour, label=name, linewidth=1.8)
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.axhline(enough, color="gray", linewidth=1, linestyle=(0, (1, 3)))
         axes.set(xscale="log", yscale="log", ylim=(1e-20, None))
-        _finished(axes, "step", "cost", problem, loc="lower right")
+        finish(axes, "step", "cost", problem, loc="lower right")
     return figure

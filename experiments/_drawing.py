@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
+from jaxnet._colours import BLUE, BLUE_TO_VERMILLION, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 
-ORANGE, SKY = "#E69F00", "#56B4E9"
+DIVERGING = LinearSegmentedColormap.from_list("diverging", BLUE_TO_VERMILLION)
+"""From negative over zero to positive."""
+
 STYLES = (
     (BLUE, "-", "o"),
     (VERMILLION, "--", "s"),

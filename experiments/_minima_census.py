@@ -64,7 +64,7 @@ def _end_point(params: Params, data: Data) -> EndPoints:
 
 @jax.jit
 def _end_points(params: Params, data: Data) -> EndPoints:
-    # One by one: eigenvalues of many matrices at once have been seen to wait for ever in XLA's pool of threads.
+    # Not in batches of 256: on two busy cores, jaxlib 0.10 then waits for ever in XLA's pool of threads.
     return lax.map(lambda one: _end_point(one, data), params)
 
 

@@ -10,10 +10,10 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
+from experiments._drawing import new_figure
 from experiments._minima_census import KINDS, LEVELS, SOLVED, on_level
 from experiments._minima_claims import Found
 from experiments._minima_surface import Paths
-from jaxnet import plots
 from jaxnet.plots import BLUE, GREEN, PURPLE, VERMILLION
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, "black")
@@ -23,7 +23,7 @@ _HATCHES = dict(zip(KINDS, ("", "", "//", "", "..", "xx"), strict=True))
 
 def levels(costs: Mapping[int, np.ndarray], scales: np.ndarray, by_scale: np.ndarray) -> Figure:
     """Left, how many networks of each width end on which level; right, those of the fewest units by initial scale."""
-    figure = plots._figure(11.5, 4.4)
+    figure = new_figure(11.5, 4.4)
     left, right = figure.subplots(1, 2)
     names = [*LEVELS, "elsewhere"]
     width = 0.8 / len(costs)
@@ -48,7 +48,7 @@ def levels(costs: Mapping[int, np.ndarray], scales: np.ndarray, by_scale: np.nda
 
 def census(found: Found, epochs: int) -> Figure:
     """Shares that reach the global minimum, what the others end at, and how many of them longer training frees."""
-    figure = plots._figure(14, 4.4)
+    figure = new_figure(14, 4.4)
     left, middle, right = figure.subplots(1, 3)
     for (task, of), colour, marker in zip(found.shares.items(), (BLUE, VERMILLION), "os", strict=True):
         middles = np.array([one["share"] for one in of.values()])
@@ -95,7 +95,7 @@ def census(found: Found, epochs: int) -> Figure:
 
 def surface(slices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Slices of the cost surface, each about a network, on one scale of colours."""
-    figure = plots._figure(4.2 * len(slices) + 0.8, 4.2)
+    figure = new_figure(4.2 * len(slices) + 0.8, 4.2)
     panels = figure.subplots(1, len(slices), squeeze=False)[0]
     edges = np.array(
         [0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.06, 0.1, 0.12, 0.13, 0.16, 0.175, 0.2, 0.24, 0.26, 0.3, 0.4, 0.5]
@@ -116,7 +116,7 @@ def surface(slices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 def between(found: Mapping[int, Paths]) -> Figure:
     """Costs on straight paths between two solutions: median and quartiles, before and after matching."""
-    figure = plots._figure(3.6 * len(found) + 0.6, 3.9)
+    figure = new_figure(3.6 * len(found) + 0.6, 3.9)
     panels: Sequence[Any] = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (hidden, costs) in zip(panels, found.items(), strict=True):
         along = np.linspace(0, 1, costs.before.shape[1])

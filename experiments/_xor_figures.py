@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from jaxnet._colours import BLUE, BLUE_TO_VERMILLION, GREEN, VERMILLION
+from experiments._drawing import DIVERGING, new_figure
+from jaxnet._colours import BLUE, GREEN, VERMILLION
 
-_MAP = LinearSegmentedColormap.from_list("output", BLUE_TO_VERMILLION)
 _POINTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
 _LOW, _HIGH = -0.5, 1.5
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _scatter(axes: Any, points: np.ndarray, ones: np.ndarray, size: float = 90, **options: Any) -> None:
@@ -44,7 +39,7 @@ def _plane(axes: Axes, **labels: str) -> None:
 
 def functions(tables: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> Figure:
     """Each function of two bits with a line that separates its zeros from its ones, where there is one."""
-    figure = _figure(8, 8.6)
+    figure = new_figure(8, 8.6)
     axis = np.linspace(_LOW, _HIGH, 201)
     x1, x2 = np.meshgrid(axis, axis)
     for axes, (name, (outputs, plane)) in zip(figure.subplots(4, 4).ravel(), tables.items(), strict=True):
@@ -68,7 +63,7 @@ def functions(tables: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> Fig
 
 def product(weights: np.ndarray, y: np.ndarray) -> Figure:
     """The four points with x₁ x₂ as height, and the plane w · x + b = 0 of the classifier that was trained on them."""
-    figure = _figure(6.6, 5.6)
+    figure = new_figure(6.6, 5.6)
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     x1, x2 = np.meshgrid(np.linspace(-0.2, 1.2, 2), np.linspace(-0.2, 1.2, 2))
     w1, w2, w3, b = weights
@@ -97,14 +92,16 @@ def units(
     """
     columns = min(len(hidden) + 1, 4)
     rows = -(-(len(hidden) + 1) // columns)
-    figure = _figure(3.5 * columns + 0.8, 3.7 * rows + 0.4)
+    figure = new_figure(3.5 * columns + 0.8, 3.7 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False)
     image: Any = None
     for axes in grid.ravel()[len(hidden) + 1 :]:
         axes.set_axis_off()
     for axes, (name, activation, at_points) in zip(grid.ravel(), [*hidden, output], strict=False):
         axis = np.linspace(_LOW, _HIGH, len(activation))
-        image = axes.pcolormesh(axis, axis, activation, cmap=_MAP, vmin=0, vmax=1, shading="nearest", rasterized=True)
+        image = axes.pcolormesh(
+            axis, axis, activation, cmap=DIVERGING, vmin=0, vmax=1, shading="nearest", rasterized=True
+        )
         if activation.min() < 0.5 < activation.max():
             axes.contour(axis, axis, activation, levels=[0.5], colors="black", linewidths=2)
         _scatter(axes, _POINTS, y)

@@ -56,6 +56,23 @@ def estimate(values: Sequence[Any] | np.ndarray | jax.Array) -> dict[str, Any]:
     return {"mean": float(values.mean()), "standard_error": error, "values": values}
 
 
+class Mean(NamedTuple):
+    """A mean of repeats, and the bounds of its `interval`."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """The mean and its bounds, each in the format of a number, such as ``.3f``."""
+        return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+def mean_of(values: Sequence[Any] | np.ndarray | jax.Array) -> Mean:
+    """The mean of repeats with its 95 % interval."""
+    return Mean(float(np.mean(values)), *interval(values))
+
+
 def interval(values: Sequence[Any] | np.ndarray | jax.Array) -> tuple[float, float]:
     """The 95 % interval of the mean of repeats, by Student's t: all numbers for a single one."""
     found = estimate(values)

@@ -40,7 +40,7 @@ from experiments._descent_runs import (
     sweep,
     tuned,
 )
-from experiments._repeats import interval
+from experiments.claims import mean_of
 from experiments.common import Claim, Result, above, console, estimate, main, network_agreement, verdict
 
 SIZES = (1, 4, 16, 64, 256)
@@ -124,9 +124,9 @@ def epochs_of(chosen: Mapping[str, Tuned], settings: Settings) -> dict[str, np.n
 def three_ways(chosen: Mapping[str, Tuned], seconds: Mapping[str, np.ndarray], settings: Settings) -> tuple[Claim, ...]:
     """What an epoch, and a second, buys by steps on all examples, on a few, and on one."""
     epochs = epochs_of(chosen, settings)
-    fewer = [interval(np.log10(epochs[BATCH] / epochs[name])) for name in (MINI_BATCH, STOCHASTIC)]
+    fewer = [mean_of(np.log10(epochs[BATCH] / epochs[name])) for name in (MINI_BATCH, STOCHASTIC)]
     times = {name: epochs[name] * np.median(seconds[name]) for name in METHODS}
-    faster = interval(np.log10(np.minimum(times[BATCH], times[STOCHASTIC]) / times[MINI_BATCH]))
+    faster = mean_of(np.log10(np.minimum(times[BATCH], times[STOCHASTIC]) / times[MINI_BATCH]))
     missed = {
         name: f", {int((found > one).sum())} of {len(found)} never"
         for name, found in epochs.items()
@@ -152,10 +152,10 @@ def three_ways(chosen: Mapping[str, Tuned], seconds: Mapping[str, np.ndarray], s
 
 def noise(found: Mapping[str, Noise]) -> tuple[Claim, ...]:
     """How the noise of a batch depends on its size, and on how far training has come."""
-    slopes = interval(np.polyfit(np.log(SIZES), np.log(found["start"].measured.T), 1)[0])
+    slopes = mean_of(np.polyfit(np.log(SIZES), np.log(found["start"].measured.T), 1)[0])
     exact = slopes.low > -1.05 and slopes.high < -0.95
     start, end = (one.variance / one.signal for one in (found["start"], found["end"]))
-    grown = interval(np.log10(end / start))
+    grown = mean_of(np.log10(end / start))
     return (
         Claim(
             "The noise in a batch's gradient is that of one example divided by the size of the batch.",
@@ -174,7 +174,7 @@ def noise(found: Mapping[str, Noise]) -> tuple[Claim, ...]:
 def rates_by_batch(sweeps: Mapping[str, Sweep], settings: Settings) -> Claim:
     """Whether single examples ask for smaller steps."""
     best = {name: settings.rates[np.argmin(sweeps[name].costs[..., settings.epochs - 1], axis=1)] for name in METHODS}
-    ratio = interval(np.log10(best[BATCH] / best[STOCHASTIC]))
+    ratio = mean_of(np.log10(best[BATCH] / best[STOCHASTIC]))
     return Claim(
         "The noisier the gradient, the smaller the best learning rate.",
         above(0.0, ratio.low, ratio.high),
@@ -188,11 +188,11 @@ def optimizers(found: Mapping[str, Sweep], best: Mapping[str, Tuned], settings: 
     """What the optimizers gain over plain descent, and what a rate that is not tuned loses."""
     rates = settings.rates
     logs = {name: last_cost(one.costs) for name, one in best.items()}
-    gains = {name: interval(logs[PLAIN] - one) for name, one in logs.items() if name != PLAIN}
+    gains = {name: mean_of(logs[PLAIN] - one) for name, one in logs.items() if name != PLAIN}
     at = int(np.argmin(np.abs(np.log10(rates / best[PLAIN].rate * 10))))  # a tenth of the best rate
     untuned = last_cost(found[PLAIN].costs[settings.repeats :, at]) - logs[PLAIN]
     spread = np.ptp(np.array([*logs.values()]), axis=0)
-    more = interval(untuned - spread)
+    more = mean_of(untuned - spread)
     return (
         Claim(
             "Every optimizer does better than plain descent, each at its best learning rate.",

@@ -26,7 +26,6 @@ from scipy.stats import norm
 
 import jaxnet
 from experiments import _saturation_figures as figures
-from experiments._repeats import interval
 from experiments._saturation_runs import (
     NAMES,
     NETS,
@@ -37,6 +36,7 @@ from experiments._saturation_runs import (
     split_digits,
     train_grid,
 )
+from experiments.claims import mean_of
 from experiments.common import Claim, Result, Verdict, above, console, main, network_agreement, verdict
 from jaxnet.data import Data
 
@@ -151,7 +151,7 @@ def vanishing(grid: Grid, settings: Settings) -> tuple[Claim, ...]:
     usual = len(scales) // 2
     with np.errstate(divide="ignore"):
         norms = np.log(grid.norms[:, -1, :, usual])  # (losses, repeats, layers) of the deepest
-    factors = [interval(one) for one in (norms[..., :-1] - norms[..., 1:]).mean(axis=2)]
+    factors = [mean_of(one) for one in (norms[..., :-1] - norms[..., 1:]).mean(axis=2)]
     low, high = np.exp(min(one.low for one in factors)), np.exp(max(one.high for one in factors))
 
     ends = [0, -1]
@@ -186,12 +186,12 @@ def vanishing(grid: Grid, settings: Settings) -> tuple[Claim, ...]:
 def learning(grid: Grid, settings: Settings) -> tuple[Claim, ...]:
     """That depth narrows the band of scales from which a network learns, and what cross-entropy changes."""
     learned = (grid.accuracy >= LEARNED).sum(axis=3)  # (losses, depths, repeats)
-    lost = interval((learned[:, 0] - learned[:, -1]).mean(axis=0))
+    lost = mean_of((learned[:, 0] - learned[:, -1]).mean(axis=0))
     shallow, deep = learned[:, 0].mean(axis=1), learned[:, -1].mean(axis=1)
 
     large = settings.scales >= 10
     advantage = grid.accuracy[1, ..., large] - grid.accuracy[0, ..., large]  # (scales, depths, repeats)
-    gained = interval(advantage[:, 0].mean(axis=0))
+    gained = mean_of(advantage[:, 0].mean(axis=0))
     squared, entropy = grid.accuracy[:, 0][..., large].mean(axis=(1, 2))
     return (
         Claim(

@@ -19,7 +19,6 @@ import jax
 import numpy as np
 
 from experiments import _shared_figures as figures
-from experiments._repeats import interval
 from experiments._shared_runs import (
     ANSWERS,
     ATTRIBUTES,
@@ -32,6 +31,7 @@ from experiments._shared_runs import (
     compare,
     split,
 )
+from experiments.claims import mean_of
 from experiments.common import Claim, Result, above, console, estimate, main, network_agreement, verdict
 from jaxnet.data import Data
 
@@ -105,7 +105,7 @@ def summary(one: Committee) -> dict[str, Any]:
 
 def shared_or_separate(sharing: Mapping[int, Sharing], settings: Settings) -> Claim:
     """Whether outputs gain by sharing a hidden layer."""
-    gains = {units: interval((found.shared - found.separate).mean(axis=1)) for units, found in sharing.items()}
+    gains = {units: mean_of((found.shared - found.separate).mean(axis=1)) for units, found in sharing.items()}
     return Claim(
         "Outputs that share a hidden layer answer better than separate networks of the same size in all.",
         above(0.0, min(one.low for one in gains.values()), min(one.high for one in gains.values())),
@@ -121,7 +121,7 @@ def shared_or_separate(sharing: Mapping[int, Sharing], settings: Settings) -> Cl
 def several_outputs(effects: np.ndarray) -> Claim:
     """Whether a hidden unit serves more than one output."""
     needed = (effects >= NEEDED).sum(axis=1)  # (repeats, units): outputs that need the unit
-    share = interval((needed >= 2).mean(axis=1))
+    share = mean_of((needed >= 2).mean(axis=1))
     return Claim(
         "Most hidden units serve several outputs.",
         above(0.5, share.low, share.high),
@@ -134,13 +134,13 @@ def together(committees: Mapping[str, Committee]) -> tuple[Claim, ...]:
     """What classifiers gain by answering together, and how that depends on the correlation of their errors."""
     averages = {name: one.averages()[:, -1] for name, one in committees.items()}
     bests = {name: one.right.mean(axis=2).max(axis=1) for name, one in committees.items()}
-    best = {name: interval(averages[name] - bests[name]) for name in committees}
+    best = {name: mean_of(averages[name] - bests[name]) for name in committees}
     gains = {name: averages[name] - one.right.mean(axis=(1, 2)) for name, one in committees.items()}
     correlations = {name: one.correlations() for name, one in committees.items()}
-    less = interval(correlations[WEIGHTS] - correlations[EXAMPLES])
-    more = interval(gains[EXAMPLES] - gains[WEIGHTS])
+    less = mean_of(correlations[WEIGHTS] - correlations[EXAMPLES])
+    more = mean_of(gains[EXAMPLES] - gains[WEIGHTS])
     low, high = (min(getattr(one, bound) for one in (less, more)) for bound in ("low", "high"))
-    alike = [interval(one) for one in correlations.values()]
+    alike = [mean_of(one) for one in correlations.values()]
     gap = max(
         float(np.abs(members - average - spread).max())
         for members, average, spread in (one.squared_errors() for one in committees.values())
