@@ -7,7 +7,8 @@ layout has to hold, and one million networks.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import multiprocessing
 import os
 import time
 import warnings
@@ -145,8 +146,9 @@ def _fit(task: tuple[Case, int]) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(case.batch, case.sizes[0])), rng.uniform(size=(case.batch, case.sizes[-1]))
     model = neural.MLPRegressor(
-        case.sizes[1:-1], activation="logistic", solver="sgd", batch_size=case.batch, learning_rate_init=RATE,
-        momentum=0.0, alpha=0.0, max_iter=case.steps, tol=0.0, n_iter_no_change=case.steps + 1,
+        hidden_layer_sizes=case.sizes[1:-1], activation="logistic", solver="sgd",
+        batch_size=case.batch, learning_rate_init=RATE, momentum=0.0, alpha=0.0,
+        max_iter=case.steps, tol=0.0, n_iter_no_change=case.steps + 1,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,7 +158,8 @@ def _fit(task: tuple[Case, int]) -> None:
 def with_sklearn(case: Case) -> float:
     """Nanoseconds for a step of a member in a pool of processes with scikit-learn's MLPRegressor."""
     case = case._replace(members=64)
-    with ProcessPoolExecutor() as pool:
+    # Not forked, which JAX's threads do not survive.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_fit, [(case, seed) for seed in range(4)]))
         began = time.perf_counter()
         list(pool.map(_fit, [(case, seed) for seed in range(case.members)], chunksize=8))
@@ -224,6 +227,24 @@ def show(title: str, cases: list[Case], settings: Settings, peak: float) -> list
     return rows
 
 
+def others(case: Case) -> dict[str, Any]:
+    """Print and return the nanoseconds of other libraries for a step of a member, with ours beside them."""
+    # Far slower, so that fewer steps will do.
+    short = case._replace(steps=max(3, case.steps // 20))
+    cases = {"ours": case, "torch.func": short}
+    contenders = {"ours": ours(case)}
+    if importlib.util.find_spec("torch"):
+        contenders["torch.func"] = with_torch(short)
+    seconds, _ = interleave(contenders, 3)
+    found = {name: float(np.median(s)) / case.members / cases[name].steps * 1e9 for name, s in seconds.items()}
+    found["scikit-learn in processes"] = with_sklearn(case)
+    console.print(
+        f"{'-'.join(map(str, case.sizes))}: "
+        + ", ".join(f"{name} {ns:.0f} ns ({ns / found['ours']:.1f} times ours)" for name, ns in found.items())
+    )
+    return {"sizes": case.sizes} | found
+
+
 def million_networks() -> float:
     """Seconds for one million 2-2-1 networks and 2,000 steps, with a progress bar."""
     params = ensemble.init(jax.random.key(0), 1_000_000, (2, 2, 1), scheme="normal")
@@ -246,17 +267,9 @@ def main(settings: Settings) -> None:
     found["bars"] = show("Against jit(vmap(value_and_grad)) in a loop", BARS, settings, peak)
     found["grid"] = show("Never slower, by the layout that is chosen", GRID, settings, peak)
     if settings.others:
-        for case in BARS:
-            short = case._replace(steps=max(3, case.steps // 20))
-            seconds, _ = interleave({"torch": with_torch(short), "ours": ours(case)}, 3)
-            per_step = float(np.median(seconds["torch"])) / short.members / short.steps * 1e9
-            ours_per_step = float(np.median(seconds["ours"])) / case.members / case.steps * 1e9
-            sklearn = with_sklearn(case)
-            console.print(
-                f"{'-'.join(map(str, case.sizes))}: torch.func {per_step:.0f} ns ({per_step / ours_per_step:.1f} times "
-                f"ours), scikit-learn in processes {sklearn:.0f} ns ({sklearn / ours_per_step:.0f} times ours)"
-            )
-            found.setdefault("others", []).append({"sizes": case.sizes, "torch": per_step, "sklearn": sklearn})
+        if not importlib.util.find_spec("torch"):
+            console.print("PyTorch is not installed, so it is left out: pip install torch==2.13.0")
+        found["others"] = [others(case) for case in BARS]
     if settings.million:
         found["million networks"] = million_networks()
         console.print(f"one million 2-2-1 networks, 2,000 steps: {found['million networks']:.1f} s")

@@ -19,7 +19,7 @@ def grid(found: Grid, settings: Settings) -> Figure:
     depths = [str(depth) for depth in range(1, settings.depth + 1)]
     for i, (row, name) in enumerate(zip(panels, NAMES, strict=True)):
         values = (
-            ("log₁₀ norm of first layer's gradient, start", _log(found.norms[i, ..., 0]), (None, None)),
+            ("log₁₀ norm of first layer's gradient, start (gray: 0)", _log(found.norms[i, ..., 0]), (None, None)),
             ("share of hidden units saturated, start", found.saturated[i].mean(axis=1), (0, 1)),
             ("log₁₀ training cost, end", _log(found.cost[i]), (None, None)),
             ("test accuracy, end", found.accuracy[i].mean(axis=1), (0, 1)),
