@@ -2,8 +2,9 @@
 
 A loop of XLA's launches some kernels for every step, and each takes microseconds to start, however little it does. Here
 one kernel runs all steps. A number of the parameters, or of the optimizer's state, is a vector along a block of
-members: nothing is ever sliced, and all sums over units and inputs are written out. Elsewhere than on a GPU the kernel
-is interpreted, which is only good for tests.
+members: nothing is ever sliced, and all sums over units and inputs are written out. So the two passes stand here once
+more, for single numbers; those of `jaxnet.backprop` take arrays, which such a kernel cannot stack. Elsewhere than on a
+GPU the kernel is interpreted, which is only good for tests.
 """
 
 from __future__ import annotations
