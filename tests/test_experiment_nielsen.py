@@ -139,7 +139,10 @@ def test_the_first_epochs_alone_are_those_of_the_whole(small):
 def test_overfitting_comes_out_as_published(mnist_folder):
     numbers, _, (same, fits) = nielsen.run(nielsen.Settings(figure="overfitting", examples=6000))
     assert same.verdict == fits.verdict == Verdict.HOLDS
-    assert numbers["overfitting: epochs equal to the published ones"].startswith("6 of")
+    # Without the folder of whole curves beside the data, five epochs are known.
+    known = min(6, len(published("overfitting", None)[0]["training_cost"]))
+    assert known in (5, 6)
+    assert numbers["overfitting: epochs equal to the published ones"].startswith(f"{known} of")
     assert list(numbers["overfitting: curves"]["0.5"]["evaluation_correct"][:5]) == [5887, 6505, 6970, 7271, 7433]
 
 
