@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -82,9 +83,16 @@ def cut(n: int, batch_size: int, features: int) -> list[tuple[int, int, int]]:
 def shuffled(key: Array, n: int) -> Array:
     """The numbers 0 ... n − 1 in random order: sorted by 64 random bits each, once.
 
-    ``jax.random.permutation`` sorts twice by 32 bits, which takes 1.6 times as long.
+    Each number stands in the lowest bits of its own key, because XLA on a CPU sorts one array in a quarter of the time
+    that it takes for keys with values. ``jax.random.permutation`` sorts twice by 32 bits, in six times this.
     """
-    return lax.sort((*jax.random.bits(key, (2, n), jnp.uint32), jnp.arange(n)), num_keys=2)[2]
+    high, low = jax.random.bits(key, (2, n), jnp.uint32)
+    indices = jnp.arange(n).dtype
+    mask = np.uint64(2 ** (n - 1).bit_length() - 1)
+    with jax.enable_x64(True):
+        bits = lax.shift_left(high.astype(jnp.uint64), np.uint64(32)) | low.astype(jnp.uint64)
+        keys = lax.sort(bits & ~mask | lax.iota(jnp.uint64, n), is_stable=False)
+        return (keys & mask).astype(indices)
 
 
 def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> tuple[State, Array, Array]:
