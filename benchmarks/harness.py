@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import jaxlib
 import numpy as np
+import optax
+from jax import lax
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
+import jaxnet
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Any]], rounds: int
+    contenders: Mapping[str, Callable[[], Any]], rounds: int, *, rest: float = 0.0
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Seconds of each contender in each round, and of its first call, which compiles and is not among the rounds.
 
-    A contender returns what must be ready before the clock stops.
+    A contender returns what must be ready before the clock stops. ``rest`` is how many seconds pass before each turn:
+    the threads of other libraries go on spinning for some hundredths of a second after their last product, and would
+    take a core from whoever comes next.
     """
     first = {name: _seconds(run) for name, run in contenders.items()}
     seconds = {name: np.empty(rounds) for name in contenders}
     for i in range(rounds):
         for name, run in contenders.items():
+            time.sleep(rest)
             seconds[name][i] = _seconds(run)
     return seconds, first
 
@@ -56,6 +62,41 @@ def turns(programs: Mapping[str, Callable[..., Any]], arguments: tuple[Any, ...]
     return {name: values / calls[name] for name, values in seconds.items()}
 
 
+class Ratio(NamedTuple):
+    """A ratio of medians, with a 95 % bootstrap interval over the rounds."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        digits = 2 if self.value < 10 else 1 if self.value < 100 else 0
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    @property
+    def verdict(self) -> str:
+        """What a ratio of times says of the numerator."""
+        return "no difference" if self.low <= 1 <= self.high else "faster" if self.value < 1 else "slower"
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio:
+    """The ratio of the medians of two contenders that took turns."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(numerator), size=(2000, len(numerator)))
+    drawn = np.median(numerator[rows], axis=1) / np.median(denominator[rows], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Ratio(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """The mean for ratios."""
+    return float(np.exp(np.mean(np.log(list(values)))))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a compiled program asks for
+
+
 def memory(compiled: Any) -> dict[str, float]:
     """Megabytes that a compiled program asks for, besides its arguments."""
     found = compiled.memory_analysis()
@@ -64,21 +105,30 @@ def memory(compiled: Any) -> dict[str, float]:
     return {"temporary": found.temp_size_in_bytes / 1e6, "results": results / 1e6}
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float, float]:
-    """The ratio of the medians, with a 95 % bootstrap interval over the rounds."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(numerator), size=(2000, len(numerator)))
-    drawn = np.median(numerator[rows], axis=1) / np.median(denominator[rows], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(numerator) / np.median(denominator)), float(low), float(high)
+def counts(compiled: Any) -> dict[str, float]:
+    """Floating-point operations and bytes read and written, as the compiler counts them; a loop's body counts once."""
+    found = compiled.cost_analysis()
+    return {"flops": float(found.get("flops", 0)), "bytes": float(found.get("bytes accessed", 0))}
 
 
-def matmul_peak(n: int = 2048, rounds: int = 7) -> float:
-    """The most floating-point operations a second that a float32 matrix product reaches here."""
-    a = jax.random.normal(jax.random.key(0), (n, n))
-    product = jax.jit(lambda a: a @ a)
-    seconds, _ = interleave({"product": lambda: product(a)}, rounds)
-    return 2 * n**3 / float(seconds["product"].min())
+# ----------------------------------------------------------------------------------------------------------------------
+# The machine
+
+
+def peaks(n: int = 2048, rounds: int = 7) -> dict[str, float]:
+    """What this machine reaches: operations a second in matrix products of n x n, bytes a second read and written."""
+    found = {}
+    for dtype in ("float32", "float64"):
+        with jax.enable_x64(dtype == "float64"):
+            a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+            product = jax.jit(lambda a: a @ a)
+            seconds, _ = interleave({"product": lambda product=product, a=a: product(a)}, rounds)
+            found[f"matmul {dtype}"] = 2 * n**3 / float(seconds["product"].min())
+    passes, numbers = 4, jnp.zeros(16 * n**2)
+    copy = jax.jit(lambda a: lax.fori_loop(0, passes, lambda _, a: lax.optimization_barrier(a) + 1, a))
+    seconds, _ = interleave({"copy": lambda: copy(numbers)}, rounds)
+    found["copy"] = 2 * passes * numbers.nbytes / float(seconds["copy"].min())
+    return found
 
 
 def machine() -> dict[str, Any]:
@@ -88,20 +138,11 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    device = jax.devices()[0]
+    modules = (jax, jaxlib, np, optax, jaxnet)
     return {
         "processor": model,
         "cores": os.cpu_count(),
-        "device": f"{device.platform}: {device.device_kind}",
+        "devices": ", ".join(f"{device.platform}: {device.device_kind}" for device in jax.devices()),
+        "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def save(name: str, document: Any) -> Path:
-    """Write a benchmark's figures as JSON; where they are."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    return path
+    } | {module.__name__: module.__version__ for module in modules}

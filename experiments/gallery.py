@@ -18,6 +18,7 @@ from experiments import MODULES, records
 from experiments.claims import Verdict
 
 TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 # Classes of the style sheet, and names of the icons.
 KINDS = {Verdict.HOLDS: "holds", Verdict.FAILS: "fails", Verdict.OPEN: "open", "skipped": "skipped", "failed": "failed"}
@@ -39,6 +40,7 @@ def page(folder: Path) -> str:
     """The page of what the folder holds."""
     documents = records.load(folder, MODULES)
     return TEMPLATE.substitute(
+        style=STYLE,
         tally=tally(documents),
         agreement=escape(agreement(documents)),
         summary=summary(documents),
