@@ -6,7 +6,6 @@ MODULES = (
     "mnist_epoch",
     "ensembles",
     "quantities",
-    "curvature",
     "graph",
     "scaling",
     "import_time",

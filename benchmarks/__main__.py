@@ -1,4 +1,4 @@
-"""Run benchmarks, all or those named: tables, ``results/benchmarks/*.json``, figures, and ``results/benchmarks.html``."""
+"""Run benchmarks, all or those named: tables, ``results/benchmarks/*.json``, figures, ``results/benchmarks.html``."""
 
 from __future__ import annotations
 

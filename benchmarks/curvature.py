@@ -1,8 +1,8 @@
 """Curvature and tangent kernel by hand, against what automatic differentiation offers for them: time and memory.
 
-Hessian-vector products, and other curvature, in units of one gradient, beside ``jvp`` of ``grad``; the empirical
-tangent kernel of 32 examples beside contracting Jacobians from ``vmap(jacrev)``. CPU, float32, one process, taking
-turns. The structured method of neural-tangents is not among them: its last release, 0.6.5, imports ``jax.core.Jaxpr``,
+Hessian-vector products, and other curvature, in units of one gradient, beside `jvp` of `grad`; the empirical
+tangent kernel of 32 examples beside contracting Jacobians from `vmap(jacrev)`. CPU, float32, one process, taking
+turns. The structured method of neural-tangents is not among them: its last release, 0.6.5, imports `jax.core.Jaxpr`,
 which JAX has no more.
 """
 
@@ -15,27 +15,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
-from rich.console import Console
-from rich.table import Table
 
 import jaxnet
-from benchmarks.harness import machine, memory, ratio, save, turns
+from benchmarks import report
+from benchmarks.harness import memory, ratio, turns
 from benchmarks.programs import idiomatic_cost, idiomatic_forward
+from benchmarks.report import Bar, Report, Table, named
 from jaxnet import curvature, kernel
 
-SIZES = [((784, 30, 10), 128), ((784, 100, 10), 256), ((784, 512, 512, 10), 128)]
+KERNEL_AIMS = {((784, 30, 10), 128): 100, ((784, 100, 10), 256): 250, ((784, 512, 512, 10), 128): 500}
+SIZES = list(KERNEL_AIMS)
 KERNEL_EXAMPLES = 32
-console = Console(width=120)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(report.Settings):
     """How much to measure."""
-
-    rounds: int = 9
-    """Turns of each contender."""
 
 
 def product_contenders(params: Any, v: Any, x: Array, y: Array) -> dict[str, Any]:
@@ -96,50 +92,54 @@ def data(sizes: tuple[int, ...], n: int) -> tuple[Any, Any, Array, Array]:
     return jaxnet.init(keys[0], sizes), jaxnet.init(keys[1], sizes), jax.random.uniform(keys[2], (n, sizes[0])), y
 
 
-def measure(rounds: int, shapes: Any = SIZES) -> tuple[list[Table], dict[str, Any]]:
-    """Tables to print, and the figures in them: products over the gradient, Jacobians over the kernel."""
-    tables, found = [], {"products": [], "kernel": []}
+def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str, Any]]:
+    """Tables, aims and figures: products over the gradient, Jacobians over the kernel."""
+    tables, bars, found = [], [], {"products": [], "kernel": []}
     for sizes, n in shapes:
         arguments = data(sizes, n)
         programs = product_contenders(*arguments)
-        name = "-".join(map(str, sizes))
+        name = f"{named(sizes)}, n = {n}"
         seconds = turns(programs, arguments, rounds)
-        table, rows = _table(f"{name}, n = {n}", programs, seconds, "gradient")
-        times, low, high = rows["hvp"]["over jvp of grad"] = ratio(seconds["hvp"], seconds["jvp of grad, idiomatic"])
-        table.caption = f"hvp takes {times:.2f} [{low:.2f}, {high:.2f}] of the time of jvp of grad, idiomatic"
+        table, rows = _table(f"Curvature: {name}", programs, seconds, "gradient")
+        against = rows["hvp"]["over jvp of grad"] = ratio(seconds["hvp"], seconds["jvp of grad, idiomatic"])
+        table = table._replace(note=f"hvp over jvp of grad, idiomatic: {against}, {against.verdict}")
+        over = rows["hvp"]["ratio"]
+        bars.append(Bar(f"{name}: `hvp` at most 3 gradients", str(over), over.value <= 3))
+        bars.append(Bar(f"{name}: `hvp` no slower than `jvp` of `grad`", str(against), against.low <= 1))
         tables.append(table)
         found["products"].append({"sizes": sizes, "n": n, "rows": rows})
-    for sizes, _ in shapes:
+    for sizes, n in shapes:
         params, _, x, _ = data(sizes, KERNEL_EXAMPLES)
         programs = kernel_contenders(params, x)
-        title = f"{'-'.join(map(str, sizes))}, tangent kernel of {KERNEL_EXAMPLES} examples"
+        title = f"Tangent kernel of {KERNEL_EXAMPLES} examples: {named(sizes)}"
         table, rows = _table(title, programs, turns(programs, (params, x), rounds), "empirical_ntk")
+        aim, einsum = KERNEL_AIMS[sizes, n], rows["Jacobians, einsum"]["ratio"]
+        text = f"{named(sizes)}: tangent kernel {aim} times faster than contracting Jacobians"
+        bars.append(Bar(text, str(einsum), einsum.value >= aim))
         tables.append(table)
         found["kernel"].append({"sizes": sizes, "n": KERNEL_EXAMPLES, "rows": rows})
-    return tables, found
+    return tables, bars, found
 
 
 def _table(
     title: str, programs: dict[str, Any], seconds: dict[str, np.ndarray], unit: str
 ) -> tuple[Table, dict[str, Any]]:
-    table = Table("", "µs", f"times {unit}", "temporary MB", title=title)
     rows = {}
     for name, values in seconds.items():
-        times, low, high = ratio(values, seconds[unit])
         used = memory(programs[name])["temporary"]
-        table.add_row(name, f"{np.median(values) * 1e6:,.0f}", f"{times:.2f} [{low:.2f}, {high:.2f}]", f"{used:.2f}")
-        rows[name] = {"seconds": values.tolist(), "ratio": [times, low, high], "temporary_mb": used}
-    return table, rows
+        rows[name] = {"seconds": values.tolist(), "ratio": ratio(values, seconds[unit]), "temporary_mb": used}
+    shown = [
+        (name, f"{np.median(row['seconds']) * 1e6:,.0f}", str(row["ratio"]), f"{row['temporary_mb']:.2f}")
+        for name, row in rows.items()
+    ]
+    return Table(title, ("", "µs", f"times {unit}", "temporary MB"), shown), rows
 
 
-def main(settings: Settings) -> None:
-    """Measure, print, and write ``results/benchmarks/curvature.json``."""
-    tables, found = measure(settings.rounds)
-    console.print(*(f"{name}: {value}" for name, value in machine().items()), sep="   ")
-    for table in tables:
-        console.print(table)
-    console.print(f"wrote {save('curvature', {'machine': machine()} | found)}", soft_wrap=True)
+def measure(settings: Settings, _: dict[str, float]) -> Report:
+    """Products and kernel on every network."""
+    tables, bars, found = compare(settings.rounds, SIZES[:1] if settings.quick else SIZES)
+    return Report(tables, bars, numbers=found)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    raise SystemExit(report.script())

@@ -1,7 +1,7 @@
-"""Thousands of small networks at once: `jaxnet.ensemble.train` against a compiled loop of ``vmap(value_and_grad)``.
+"""Thousands of small networks at once: `jaxnet.ensemble.train` against a compiled loop of `vmap(value_and_grad)`.
 
 Every contender trains the same members on the same data with plain SGD, and must end at the same parameters. Also
-against ``torch.func`` and a pool of processes with scikit-learn, the grid of sizes on which the automatic choice of a
+against `torch.func` and a pool of processes with scikit-learn, the grid of sizes on which the automatic choice of a
 layout has to hold, and one million networks.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -22,15 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax import Array, lax
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.harness import interleave, machine, matmul_peak, ratio, save
+from benchmarks import report
+from benchmarks.harness import interleave, ratio
+from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
 
-console = Console(width=110)
 RATE = 0.5
 SGD = optax.sgd(RATE)
 
@@ -66,15 +63,11 @@ GRID = [
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(report.Settings):
     """How much to measure."""
 
     rounds: int = 7
     """Turns of each contender."""
-    million: bool = True
-    """Also train one million networks for 2,000 steps."""
-    others: bool = True
-    """Also measure torch.func and scikit-learn."""
 
 
 def problem(case: Case) -> tuple[Any, Array, Array]:
@@ -166,7 +159,7 @@ def with_sklearn(case: Case) -> float:
         return (time.perf_counter() - began) / case.members / case.steps * 1e9
 
 
-def measure(case: Case, rounds: int, peak: float) -> dict[str, Any]:
+def measure_case(case: Case, rounds: int, peak: float) -> dict[str, Any]:
     """One case against the usual way."""
     contenders = {"ours": ours(case), "usual": usual(case)}
     difference = max(
@@ -184,65 +177,66 @@ def measure(case: Case, rounds: int, peak: float) -> dict[str, Any]:
         "nanoseconds": nanoseconds,
         "first call": first,
         "ratio": ratio(seconds["usual"], seconds["ours"]),
+        "verdict": ratio(seconds["ours"], seconds["usual"]).verdict,
         "gigaflops": flops / nanoseconds["ours"],
         "share of peak": flops / nanoseconds["ours"] * 1e9 / peak,
         "difference": difference,
     }
 
 
-def show(title: str, cases: list[Case], settings: Settings, peak: float) -> list[dict[str, Any]]:
-    """Measure and print some cases."""
-    names = (
-        "sizes",
-        "members",
-        "batch",
-        "layout",
-        "ns a step",
-        "usual",
-        "ratio",
-        "bar",
-        "GFLOP/s",
-        "of peak",
-        "differ",
-    )
-    table, rows = Table(*names, title=title), []
-    for case in cases:
-        row = measure(case, settings.rounds, peak)
-        value, low, high = row["ratio"]
-        table.add_row(
-            "-".join(map(str, case.sizes)),
-            str(case.members),
+def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Table, list[Bar], list[dict[str, Any]]]:
+    """Some cases as a table, with what was aimed at."""
+    rows = [measure_case(case, rounds, peak) for case in report.progress(cases, "ensembles")]
+    shown = [
+        (
+            named(case.sizes),
+            f"{case.members:,}",
             str(case.batch),
-            f"{row['layout']['name']} {row['layout']['chunk']}x{row['layout']['threads']}",
-            f"{row['nanoseconds']['ours']:.1f}",
-            f"{row['nanoseconds']['usual']:.1f}",
-            f"{value:.2f} [{low:.2f}, {high:.2f}]",
-            f"{case.bar:g}",
+            f"{row['layout']['name']}, {row['layout']['chunk']} x {row['layout']['threads']}",
+            f"{row['nanoseconds']['ours']:,.1f}",
+            f"{row['nanoseconds']['usual']:,.1f}",
+            str(row["ratio"]),
+            row["verdict"],
             f"{row['gigaflops']:.1f}",
-            f"{100 * row['share of peak']:.1f} %",
+            f"{row['share of peak']:.0%}",
             f"{row['difference']:.0e}",
         )
-        rows.append(row)
-    console.print(table)
-    return rows
+        for case, row in zip(cases, rows, strict=True)
+    ]
+    columns = ("sizes", "members", "batch", "layout, members of a chunk x threads", "ns", "usual, ns",
+               "usual over ours", "ours is", "GFLOP/s", "of peak", "differ by")  # fmt: skip
+    bars = [
+        Bar(
+            f"{named(case.sizes)}, {case.members:,} members, batch {case.batch}: at least {case.bar:g} times as fast",
+            str(row["ratio"]),
+            row["ratio"].value >= case.bar,
+        )
+        for case, row in zip(cases, rows, strict=True)
+    ]
+    return Table(title, columns, shown), bars, rows
 
 
 def others(case: Case) -> dict[str, Any]:
-    """Print and return the nanoseconds of other libraries for a step of a member, with ours beside them."""
+    """The nanoseconds of other libraries for a step of a member, with ours beside them."""
     # Far slower, so that fewer steps will do.
     short = case._replace(steps=max(3, case.steps // 20))
     cases = {"ours": case, "torch.func": short}
     contenders = {"ours": ours(case)}
     if importlib.util.find_spec("torch"):
         contenders["torch.func"] = with_torch(short)
-    seconds, _ = interleave(contenders, 3)
+    seconds, _ = interleave(contenders, 3, rest=0.1)
     found = {name: float(np.median(s)) / case.members / cases[name].steps * 1e9 for name, s in seconds.items()}
-    found["scikit-learn in processes"] = with_sklearn(case)
-    console.print(
-        f"{'-'.join(map(str, case.sizes))}: "
-        + ", ".join(f"{name} {ns:.0f} ns ({ns / found['ours']:.1f} times ours)" for name, ns in found.items())
-    )
-    return {"sizes": case.sizes} | found
+    return found | {"scikit-learn in processes": with_sklearn(case)}
+
+
+def table_of_others(rows: list[dict[str, Any]]) -> Table:
+    """What `others` found, for each of the cases with an aim."""
+    shown = [
+        (named(case.sizes), *(f"{ns:,.0f} ({ns / row['ours']:,.3g})" for ns in row.values()))
+        for case, row in zip(BARS, rows, strict=True)
+    ]
+    title = "Other libraries: nanoseconds for a step of a member (and times ours)"
+    return Table(title, ("sizes", *rows[0]), shown)
 
 
 def million_networks() -> float:
@@ -257,24 +251,28 @@ def million_networks() -> float:
     return time.perf_counter() - began
 
 
-def main(settings: Settings) -> None:
-    """Measure, print, and write ``results/benchmarks/ensembles.json``."""
-    peak = matmul_peak()
-    found: dict[str, Any] = {"machine": machine(), "peak": peak}
-    console.print(
-        f"{found['machine']}, a large product reaches {peak / 1e9:.0f} GFLOP/s; load {os.getloadavg()[0]:.1f}"
-    )
-    found["bars"] = show("Against jit(vmap(value_and_grad)) in a loop", BARS, settings, peak)
-    found["grid"] = show("Never slower, by the layout that is chosen", GRID, settings, peak)
-    if settings.others:
+def measure(settings: Settings, peaks: dict[str, float]) -> Report:
+    """All of it; with ``--quick`` the cases with an aim, in a tenth of their steps."""
+    peak = peaks["matmul float32"]
+    cases = [case._replace(steps=case.steps // 10) for case in BARS] if settings.quick else BARS
+    aimed, bars, rows = compare("Against jit(vmap(value_and_grad)) in a loop", cases, settings.rounds, peak)
+    tables, notes = [aimed], []
+    numbers: dict[str, Any] = {"bars": rows}
+    if not settings.quick:
+        grid, more, numbers["grid"] = compare("By the layout that is chosen", GRID, settings.rounds, peak)
         if not importlib.util.find_spec("torch"):
-            console.print("PyTorch is not installed, so it is left out: pip install torch==2.13.0")
-        found["others"] = [others(case) for case in BARS]
-    if settings.million:
-        found["million networks"] = million_networks()
-        console.print(f"one million 2-2-1 networks, 2,000 steps: {found['million networks']:.1f} s")
-    console.print(f"wrote {save('ensembles', found)}", soft_wrap=True)
+            notes.append("PyTorch is not installed, so it is left out: pip install torch==2.13.0")
+        peers = numbers["others"] = [others(case) for case in report.progress(BARS, "other libraries")]
+        tables, bars = [*tables, grid, table_of_others(peers)], [*bars, *more]
+        seconds = numbers["million networks"] = million_networks()
+        text = "one million 2-2-1 networks take 2,000 steps in about a minute"
+        bars.append(Bar(text, f"{seconds:.1f} s", seconds < 66))
+    rows = [row for key in ("bars", "grid") for row in numbers.get(key, ())]
+    labels = [f"{named(row['case']['sizes'])}, {row['case']['members']:,}, {row['case']['batch']}" for row in rows]
+    label = "time of jit(vmap(value_and_grad)) over ours"
+    figure = forest(labels, {"ours": [row["ratio"] for row in rows]}, label, "sizes, members, batch")
+    return Report(tables, bars, {"ratios": figure}, numbers, notes)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    raise SystemExit(report.script())

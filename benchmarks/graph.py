@@ -1,4 +1,4 @@
-"""The chain rule on any program: `jaxnet.graph.grad` under jit against ``jax.grad``, and how fast programs are traced.
+"""The chain rule on any program: `jaxnet.graph.grad` under jit against `jax.grad`, and how fast programs are traced.
 
 Both gradients of each program are compiled, checked against each other, and timed in turns; beside them the time to
 trace and lower, to compile, and the temporary memory of the compiled programs. Tracing is `graph.trace` with every
@@ -15,27 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array, lax
-from rich.console import Console
-from rich.table import Table
 
 import jaxnet
-from benchmarks.harness import interleave, machine, memory, ratio, save
+from benchmarks import report
+from benchmarks.harness import interleave, memory, ratio
 from benchmarks.programs import Program, convolutional_network, transformer_block
+from benchmarks.report import Bar, Report, Table, forest
 from jaxnet import graph
-
-console = Console(width=120)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(report.Settings):
     """How much to measure."""
 
     rounds: int = 31
     """Turns of each gradient."""
-    quick: bool = False
-    """A third of the rounds."""
 
 
 def sigmoid_network(key: Array, *, batch: int = 128) -> Program:
@@ -77,7 +72,7 @@ def compiled(gradient: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, 
     return program, costs
 
 
-def measure(make: Callable[..., Program], rounds: int) -> dict[str, Any]:
+def measure_program(make: Callable[..., Program], rounds: int) -> dict[str, Any]:
     """One program: both gradients, and tracing."""
     f, args = make(jax.random.key(0))
     gradients = {"ours": graph.grad(f), "jax.grad": jax.grad(f)}
@@ -106,29 +101,53 @@ def measure(make: Callable[..., Program], rounds: int) -> dict[str, Any]:
     }
 
 
-def main(settings: Settings) -> None:
-    """Measure, print, and write ``results/benchmarks/graph.json``."""
-    rows = [measure(make, settings.rounds // 3 if settings.quick else settings.rounds) for make in PROGRAMS]
-    table = Table("program", "ms", "over jax.grad", "lower + compile, s", "of jax.grad", "temporary MB", "of jax.grad",
-                  title="graph.grad under jit")  # fmt: skip
-    tracing = Table("program", "nodes", "first trace, s", "nodes a second after it", title="graph.trace")
-    for row in rows:
-        value, low, high = row["ratio"]
-        shown = [row["program"], f"{row['milliseconds']['ours']:.2f}", f"{value:.2f} [{low:.2f}, {high:.2f}]"]
-        costs = [row["costs"][name] for name in ("ours", "jax.grad")]
-        shown += [f"{cost['lower']:.2f} + {cost['compile']:.2f}" for cost in costs]
-        shown += [f"{cost['temporary MB']:.1f}" for cost in costs]
-        table.add_row(*shown)
-        tracing.add_row(
+def measure(settings: Settings, _: dict[str, float]) -> Report:
+    """Both gradients of every program, and tracing."""
+    programs = PROGRAMS[-1:] if settings.quick else PROGRAMS
+    rows = [measure_program(make, settings.rounds) for make in report.progress(programs, "graph")]
+    costs = [[row["costs"][name] for name in ("ours", "jax.grad")] for row in rows]
+    compiled = [
+        (
             row["program"],
-            str(row["nodes"]),
-            f"{row['seconds of the first trace']:.2f}",
-            f"{row['nodes a second']:.0f}",
+            f"{row['milliseconds']['ours']:.2f}",
+            str(row["ratio"]),
+            row["ratio"].verdict,
+            *(f"{cost['lower']:.2f} + {cost['compile']:.2f}" for cost in pair),
+            *(f"{cost['temporary MB']:.1f}" for cost in pair),
         )
-    console.print(table)
-    console.print(tracing)
-    console.print(f"wrote {save('graph', {'machine': machine(), 'rows': rows})}", soft_wrap=True)
+        for row, pair in zip(rows, costs, strict=True)
+    ]
+    traced = [
+        (row["program"], str(row["nodes"]), f"{row['seconds of the first trace']:.2f}", f"{row['nodes a second']:,.0f}")
+        for row in rows
+    ]
+    columns = (
+        "program",
+        "ms",
+        "over jax.grad",
+        "ours is",
+        "lower + compile, s",
+        "of jax.grad",
+        "temporary MB",
+        "of jax.grad",
+    )
+    slow = [f"{row['program']} {row['ratio']}" for row in rows if row["ratio"].low > 1]
+    return Report(
+        tables=[
+            Table("graph.grad under jit", columns, compiled),
+            Table("graph.trace", ("program", "nodes", "first trace, s", "nodes a second after it"), traced),
+        ],
+        bars=[Bar("no slower than `jax.grad` outside noise", ", ".join(slow) or f"none of {len(rows)}", not slow)],
+        figures={
+            "ratios": forest(
+                [row["program"] for row in rows],
+                {"ours": [row["ratio"] for row in rows]},
+                "time of graph.grad over jax.grad, both under jit",
+            )
+        },
+        numbers={"rows": rows},
+    )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    raise SystemExit(report.script())

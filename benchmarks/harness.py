@@ -20,15 +20,16 @@ import jaxnet
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Any]], rounds: int, *, rest: float = 0.0
+    contenders: Mapping[str, Callable[[], Any]], rounds: int, *, rest: float = 0.0, warm: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Seconds of each contender in each round, and of its first call, which compiles and is not among the rounds.
 
     A contender returns what must be ready before the clock stops. ``rest`` is how many seconds pass before each turn:
     the threads of other libraries go on spinning for some hundredths of a second after their last product, and would
-    take a core from whoever comes next.
+    take a core from whoever comes next. ``warm=False`` leaves out the first call, for programs that are compiled
+    already and long.
     """
-    first = {name: _seconds(run) for name, run in contenders.items()}
+    first = {name: _seconds(run) for name, run in contenders.items()} if warm else {}
     seconds = {name: np.empty(rounds) for name in contenders}
     for i in range(rounds):
         for name, run in contenders.items():

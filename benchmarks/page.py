@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from benchmarks import MODULES
+from experiments.claims import Verdict
 from experiments.gallery import STYLE, badge, duration, figures, marked, shown, values
 
 TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
@@ -85,4 +86,4 @@ def limits(peaks: dict[str, float]) -> str:
 
 
 def _badge(bar: dict[str, Any]) -> str:
-    return badge("holds", "reached") if bar["reached"] else badge("open", "missed")
+    return badge(Verdict.HOLDS, "reached") if bar["reached"] else badge(Verdict.OPEN, "missed")

@@ -1,7 +1,7 @@
 """What comes of the two passes besides the gradient: time and memory against one gradient, and against automatic forms.
 
 Each quantity is set beside one plain gradient (`jaxnet.backprop`) and beside the usual automatic form, a compiled
-``vmap`` of ``grad``. Memory is what the compiled code asks for besides its arguments: for its results, and temporarily.
+`vmap` of `grad`. Memory is what the compiled code asks for besides its arguments: for its results, and temporarily.
 Then a large network, 5120-2560-1280, trained plainly, with clipping of materialised gradients, and with ours.
 """
 
@@ -16,31 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax import Array
-from rich.console import Console
-from rich.table import Table
 
 import jaxnet
-from benchmarks import curvature
-from benchmarks.harness import interleave, machine, memory, ratio, save, turns
+from benchmarks import curvature, report
+from benchmarks.harness import interleave, memory, ratio, turns
+from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import Network, per_example
 
 NET = Network()
 LARGE, LARGE_BATCH, HUGE_BATCH, MICROBATCH = (5120, 2560, 1280), 32, 131_072, 512
-console = Console(width=120)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(report.Settings):
     """How much to measure."""
 
     rounds: int = 31
     """Turns of each form."""
-    large: bool = True
-    """Also the network of 16 million parameters, which takes some 8 GB for materialised gradients."""
-    quick: bool = False
-    """The smallest network only, in three turns."""
 
 
 class Rival(NamedTuple):
@@ -105,21 +98,17 @@ PER_EXAMPLE = {
     "clipped gradient": Rival(clipped, automatic_clipped),
     "second moment": Rival(per_example.second_moment, automatic_second_moment),
 }
-"""A table of `measure`; each group of quantities has its own."""
+AIMS = {"norms": 1.0, "clipped gradient": 1.6, "second moment": 1.6}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Measuring
 
 
-def measure(title: str, rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[dict[str, Any]]:
-    """Time and memory of quantities by hand against one gradient and against the automatic forms, as a table."""
-    columns = ("sizes, n", "", "µs", "over gradient", "automatic over ours", "kB", "over gradient", "automatic kB")
-    table, rows = (
-        Table(*columns, title=f"{title}: time, against one gradient and the automatic form; temporary memory"),
-        [],
-    )
-    for sizes, n in shapes:
+def compare(rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[dict[str, Any]]:
+    """Time and memory of quantities by hand, against one gradient and against the automatic forms."""
+    rows = []
+    for sizes, n in report.progress(shapes, "per example"):
         arguments = problem(sizes, n)
         forms = {"gradient": plain_gradient}
         for name, rival in rivals.items():
@@ -134,20 +123,44 @@ def measure(title: str, rivals: dict[str, Rival], shapes: list[Any], rounds: int
         for name in ("gradient", *rivals):
             row: dict[str, Any] = {"sizes": sizes, "n": n, "quantity": name, "seconds": seconds[name].tolist()}
             row |= {"memory": used[name], "over_gradient": ratio(seconds[name], seconds["gradient"])}
-            times = used[name]["temporary"] / used["gradient"]["temporary"]
-            shown = ["", f"{used[name]['temporary'] * 1e3:,.0f}", f"{times:.2f}", ""]
+            row["of_gradients_memory"] = used[name]["temporary"] / used["gradient"]["temporary"]
             if name in rivals:
                 automatic = f"{name}, automatic"
                 row |= {"faster": ratio(seconds[automatic], seconds[name]), "automatic_memory": used[automatic]}
-                shown[0] = "{:.1f} [{:.1f}, {:.1f}]".format(*row["faster"])
-                shown[-1] = f"{used[automatic]['temporary'] * 1e3:,.0f}"
-            over = "{:.2f} [{:.2f}, {:.2f}]".format(*row["over_gradient"])
-            where = f"{'-'.join(map(str, sizes))}, {n}" if name == "gradient" else ""
-            table.add_row(where, name, f"{np.median(seconds[name]) * 1e6:.0f}", over, *shown)
             rows.append(row)
-        table.add_section()
-    console.print(table)
     return rows
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """What `compare` found."""
+    shown = [
+        (
+            f"{named(row['sizes'])}, {row['n']}: {row['quantity']}",
+            f"{np.median(row['seconds']) * 1e6:,.0f}",
+            str(row["over_gradient"]),
+            str(row.get("faster", "")),
+            f"{row['memory']['temporary'] * 1e3:,.0f}",
+            f"{row['of_gradients_memory']:.2f}",
+            f"{row['automatic_memory']['temporary'] * 1e3:,.0f}" if "faster" in row else "",
+        )
+        for row in rows
+    ]
+    columns = ("sizes, n", "µs", "over gradient", "automatic over ours", "kB", "over gradient's", "automatic kB")
+    return Table("Per example: time, against one gradient and the automatic form; temporary memory", columns, shown)
+
+
+def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """The aims for what `compare` found."""
+    bars = []
+    for row in rows:
+        if (aim := AIMS.get(row["quantity"])) is None:
+            continue
+        name, over = f"{named(row['sizes'])}, n = {row['n']}: {row['quantity']}", row["over_gradient"]
+        bars.append(Bar(f"{name} takes at most {aim} of a gradient's time", str(over), over.value <= aim))
+        if row["quantity"] != "norms":
+            found = row["of_gradients_memory"]
+            bars.append(Bar(f"{name} at most 1.5 of its temporary memory", f"{found:.2f}", found <= 1.5))
+    return bars
 
 
 def distance(actual: Any, expected: Any) -> float:
@@ -184,59 +197,80 @@ def large(rounds: int) -> list[dict[str, Any]]:
         "plain, huge": (jaxnet.backprop, HUGE_BATCH),
         "clipped in microbatches, huge": (partial(ours, microbatch=MICROBATCH), HUGE_BATCH),
     }
-    table = Table("step", "n", "temporary MB", "results MB", "of plain", "ms", "over plain", title=f"Training {LARGE}")
     rows, programs = [], {}
     for name, (gradient, n) in steps.items():
         shapes = jax.eval_shape(partial(problem, LARGE, n))
         state = jax.eval_shape(lambda params: _state(params, optimizer), shapes[0])
         programs[name] = training_step(gradient, optimizer).lower(state, shapes[1:]).compile()
         rows.append({"step": name, "n": n, "memory": memory(programs[name])})
-    # The huge batch takes too long here, and 4 GB of data: a share of it is timed, two microbatches.
-    part = 2 * MICROBATCH
-    timed = {name: (programs[name], LARGE_BATCH) for name, (_, n) in steps.items() if n == LARGE_BATCH}
-    params, x, y = problem(LARGE, part)
-    for name, gradient in (("plain, part", jaxnet.backprop), ("microbatches, part", steps[list(steps)[-1]][0])):
-        step = training_step(gradient, optimizer)
-        timed[name] = (step.lower(_state(params, optimizer), (x, y)).compile(), part)
-        rows.append({"step": name, "n": part, "memory": memory(timed[name][0])})
-    states = {name: jax.tree.map(jnp.copy, _state(params, optimizer)) for name in timed}
+    for n, turns_of in ((LARGE_BATCH, rounds), (HUGE_BATCH, 2)):  # a step of the huge batch takes half a minute
+        own = [row for row in rows if row["n"] == n]
+        params, *batch = problem(LARGE, n)
+        states = {row["step"]: jax.tree.map(jnp.copy, _state(params, optimizer)) for row in own}
+        costs: dict[str, list[float]] = {row["step"]: [] for row in own}
 
-    def turn(name: str) -> Any:
-        program, n = timed[name]
-        states[name], metrics = program(states[name], (x[:n], y[:n]))
-        return metrics
+        def turn(name: str, states: Any = states, batch: Any = batch, costs: Any = costs) -> None:
+            states[name], metrics = programs[name](states[name], tuple(batch))
+            costs[name].append(float(metrics["cost"]))
 
-    seconds, _ = interleave({name: partial(turn, name) for name in timed}, rounds)
-    for row in rows:
-        name = row["step"]
-        base = {LARGE_BATCH: "plain", HUGE_BATCH: "plain, huge", part: "plain, part"}[row["n"]]
-        plain = next(r["memory"]["temporary"] for r in rows if r["step"] == base)
-        shown = [f"{row['memory'][kind]:.1f}" for kind in ("temporary", "results")]
-        shown.append(f"{row['memory']['temporary'] / plain:.3f}")
-        if name in seconds:
-            row |= {"seconds": seconds[name].tolist(), "over_plain": ratio(seconds[name], seconds[base])}
-            shown += [f"{np.median(seconds[name]) * 1e3:.0f}", "{:.2f} [{:.2f}, {:.2f}]".format(*row["over_plain"])]
-        table.add_row(name, f"{row['n']:,}", *shown)
-    console.print(table)
+        contenders = {row["step"]: partial(turn, row["step"]) for row in own}
+        seconds, _ = interleave(contenders, turns_of, warm=n == LARGE_BATCH)
+        for row in own:
+            plain, name = own[0], row["step"]
+            row |= {"seconds": seconds[name].tolist(), "over_plain": ratio(seconds[name], seconds[plain["step"]])}
+            row |= {"of_plain": row["memory"]["temporary"] / plain["memory"]["temporary"], "costs": costs[name]}
     return rows
+
+
+def table_of_large(rows: list[dict[str, Any]]) -> Table:
+    """What `large` found."""
+    shown = [
+        (
+            row["step"],
+            f"{row['n']:,}",
+            *(f"{row['memory'][kind]:,.1f}" for kind in ("temporary", "results")),
+            f"{row['of_plain']:.3f}",
+            f"{np.median(row['seconds']) * 1e3:,.0f}",
+            str(row["over_plain"]),
+            f"{row['costs'][0]:.2f} to {row['costs'][-1]:.2f}",
+        )
+        for row in rows
+    ]
+    columns = ("step", "n", "temporary MB", "results MB", "of plain", "ms", "over plain", "cost, first to last step")
+    return Table(f"A training step of {named(LARGE)}", columns, shown)
 
 
 def _state(params: Any, optimizer: optax.GradientTransformation) -> jaxnet.State:
     return jaxnet.State(params, optimizer.init(params), jax.random.key(1))
 
 
-def main(settings: Settings) -> None:
-    """Measure, print, and write ``results/benchmarks/quantities.json``."""
-    shapes, rounds = (curvature.SIZES[:1], 3) if settings.quick else (curvature.SIZES, settings.rounds)
-    found: dict[str, Any] = {"machine": machine()}
-    found["per_example"] = measure("Per example", PER_EXAMPLE, shapes, rounds)
-    tables, found["curvature"] = curvature.measure(rounds, shapes)
-    for table in tables:
-        console.print(table)
-    if settings.large and not settings.quick:
-        found["large"] = large(min(rounds, 5))
-    console.print(f"wrote {save('quantities', found)}", soft_wrap=True)
+def measure(settings: Settings, _: dict[str, float]) -> Report:
+    """Everything but, with ``--quick``, on the smallest network only."""
+    shapes = curvature.SIZES[:1] if settings.quick else curvature.SIZES
+    rows = compare(PER_EXAMPLE, shapes, settings.rounds)
+    tables, bars, found = curvature.compare(settings.rounds, shapes)
+    tables, bars = [table_of(rows), *tables], [*bars_of(rows), *bars]
+    numbers: dict[str, Any] = {"per_example": rows, "curvature": found}
+    if not settings.quick:
+        steps = numbers["large"] = large(min(settings.rounds, 5))
+        tables.append(table_of_large(steps))
+        clipped = next(row for row in steps if row["step"] == "clipped, ours")["of_plain"]
+        text = f"{named(LARGE)}: exact clipping within 1.2 of plain training's memory"
+        bars.append(Bar(text, f"{clipped:.2f}", clipped <= 1.2))
+        huge = steps[-1]["costs"]
+        text = f"{named(LARGE)}: trains with exact clipping at n = {HUGE_BATCH:,}"
+        bars.append(Bar(text, f"the cost goes from {huge[0]:.2f} to {huge[-1]:.2f} in a step", huge[-1] < huge[0]))
+    rivals = [row for row in rows if "faster" in row]
+    figure = forest(
+        [f"{named(row['sizes'])}, {row['n']}: {row['quantity']}" for row in rivals],
+        {
+            "of one gradient": [row["over_gradient"] for row in rivals],
+            "automatic over ours": [row["faster"] for row in rivals],
+        },
+        "ratio of times",
+    )
+    return Report(tables, bars, {"per_example": figure}, numbers)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    raise SystemExit(report.script())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import matplotlib as mpl
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -28,7 +28,7 @@ from experiments.records import command, described, plain
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-console = Console(width=int(os.environ.get("COLUMNS", "130")))
+console = Console(width=None if sys.stdout.isatty() else 150)
 _progress = Console(stderr=True)
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -175,10 +175,10 @@ def forest(labels: Sequence[str], series: Mapping[str, Sequence[Ratio | None]], 
                       linewidth=1.2, label=name)  # fmt: skip
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
-    axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     few = axes.get_xlim()[1] / axes.get_xlim()[0] < 30
-    axes.xaxis.set_minor_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.2g}" if few else ""))
-    axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}" if few else ""))
+    axes.tick_params(axis="x", which="both", labelsize=9)
     finish(axes, xlabel, "", title)
     if len(series) > 1:
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.6 / figure.get_size_inches()[1]),
