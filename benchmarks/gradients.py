@@ -11,6 +11,7 @@ library's choice to take products of narrow layers units first, against the same
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -182,7 +183,8 @@ def steps(case: Case, rounds: int) -> dict[str, np.ndarray]:
     arguments = problem(case, batches)
     programs = {name: descent(gradient) for name, gradient in gradients(case.loss).items()}
     programs["examples first"] = descent(gradients(case.loss)["by hand"])
-    with mock.patch("jaxnet.backprop._units_first", return_value=False):
+    by_rows = mock.patch.multiple("jaxnet._products", _units_first=lambda *_: False)
+    with by_rows, mock.patch.object(sys.modules["jaxnet.backprop"], "as_columns", return_value=False):
         jax.block_until_ready(programs["examples first"](*arguments, 1))  # traced here
     single, _ = interleave({"by hand": lambda: programs["by hand"](*arguments, 1)}, 2)
     times = max(1, round(TURN / float(single["by hand"].min())))
@@ -212,8 +214,8 @@ def time_table(rows: list[dict[str, Any]], peaks: dict[str, float]) -> Table:
              str(ratios["autodiff"]), ratios["autodiff"].verdict, str(ratios["examples first"]),
              f"{rate / 1e9:.1f}", f"{rate / peaks['matmul ' + row['case']['dtype']]:.0%}")
         )  # fmt: skip
-    columns = ("sizes, batch", "µs a step", "over usual", "by hand is", "over autodiff", "by hand is", "over examples first", "GFLOP/s",
-               "of peak")  # fmt: skip
+    columns = ("sizes, batch", "µs a step", "over usual", "by hand is", "over autodiff", "by hand is",
+               "over examples first", "GFLOP/s", "of peak")  # fmt: skip
     return Table("A step of gradient descent by hand: time, and its ratio to automatic forms", columns, shown)
 
 

@@ -8,15 +8,15 @@ function, ℓ the loss of one example, δ = ∂ℓ/∂a a delta; layers are numb
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._products import COLUMNS, ROWS, Products, as_columns, in_columns
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
 from jaxnet.network import Layer, Network, Params, check_network
@@ -46,62 +46,11 @@ class Signals(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The products
-
-# The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
-# transposed first, or only the smaller one; so for a narrow layer, or a single example, they are taken the other way
-# round: units first. The barriers keep XLA from turning them back. Measured by benchmarks/orientation.py: down to 0.2
-# of the time of a whole step for a single example, 0.7 to 0.9 for larger batches.
-
-_NARROW = 48
-
-
-def _units_first(units: int, examples: tuple[int, ...]) -> bool:
-    return jax.default_backend() == "cpu" and (units <= _NARROW or math.prod(examples) == 1)
-
-
-def weigh(h: Array, weight: Array) -> Array:
-    """The product h Wᵀ: (..., inputs), (units, inputs) to (..., units)."""
-    if _units_first(len(weight), h.shape[:-1]):
-        return jnp.moveaxis(lax.optimization_barrier(jnp.tensordot(weight, h, axes=(1, h.ndim - 1))), 0, -1)
-    return h @ weight.T
-
-
-def outer(delta: Array, h: Array) -> Array:
-    """The product δᵀ h, summed over the examples: (..., units), (..., inputs) to (units, inputs)."""
-    examples = tuple(range(h.ndim - 1))
-    if _units_first(delta.shape[-1], h.shape[:-1]):
-        turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
-        return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
-    return jnp.tensordot(delta, h, axes=(examples, examples))
-
-
-def _carry_back(delta: Array, weight: Array) -> Array:
-    return delta @ weight
-
-
-def _total(delta: Array) -> Array:
-    return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
-
-
-class Products(NamedTuple):
-    """The products of the passes, for one way to lay out arrays; `EXAMPLES_FIRST` is that of the formulas."""
-
-    weigh: Callable[[Array, Array], Array]  # h, W -> h Wᵀ
-    carry_back: Callable[[Array, Array], Array]  # δ, W -> δ W
-    outer: Callable[[Array, Array], Array]  # δ, h -> δᵀ h, summed over the examples
-    total: Callable[[Array], Array]  # δ -> Σ δ, summed over the examples
-
-
-EXAMPLES_FIRST = Products(weigh, _carry_back, outer, _total)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # The passes
 
 
 def forward_pass(
-    params: Params, x: Array, hidden: Activation, output: Activation, products: Products = EXAMPLES_FIRST
+    params: Params, x: Array, hidden: Activation, output: Activation, products: Products = ROWS
 ) -> tuple[tuple[Array, ...], Array]:
     """Activations of every layer, the input first, and the logits aᴸ.
 
@@ -127,7 +76,7 @@ def backward_pass(
     activations: tuple[Array, ...],
     last_delta: Array,
     hidden: Activation,
-    products: Products = EXAMPLES_FIRST,
+    products: Products = ROWS,
 ) -> tuple[Array, ...]:
     """Deltas of every layer, the first layer first, from back to front.
 
@@ -139,9 +88,7 @@ def backward_pass(
     return tuple(reversed(deltas))
 
 
-def contract(
-    activations: tuple[Array, ...], deltas: tuple[Array, ...], products: Products = EXAMPLES_FIRST
-) -> list[Layer]:
+def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...], products: Products = ROWS) -> list[Layer]:
     """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
     return [
         Layer(weight=products.outer(delta, h), bias=products.total(delta))
@@ -286,15 +233,19 @@ def backprop(
     """
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
-    shares = shares_of(x, weights)
-    activations, logits = forward_pass(params, x, net.hidden, net.output)
+    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    shares = shares_of(x, None if weights is None else weights.ravel())
+    factors = shares if weights is None else jnp.expand_dims(shares, -1)
+    layers, kind, products = params, net, ROWS
+    if as_columns(len(x)):
+        layers = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
+        x, y, kind, products, factors = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS, shares
+    activations, logits = forward_pass(layers, x, kind.hidden, kind.output, products)
     # Scaling the last delta scales every other one, because the backward pass is linear.
-    last_delta = output_delta(net, activations[-1], logits, y) * (
-        shares if weights is None else jnp.expand_dims(shares, -1)
-    )
-    deltas = backward_pass(params, activations, last_delta, net.hidden)
-    gradients = add_penalty(net, contract(activations, deltas), params)
-    value = cost_of(params, losses_of(net, activations[-1], logits, y), shares, net)
+    last_delta = output_delta(kind, activations[-1], logits, y) * factors
+    deltas = backward_pass(layers, activations, last_delta, kind.hidden, products)
+    gradients = add_penalty(net, contract(activations, deltas, products), params)
+    value = cost_of(params, losses_of(kind, activations[-1], logits, y), shares, net)
     return value, in_structure_of(params, gradients)
 
 

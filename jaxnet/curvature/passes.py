@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._products import weigh
 from jaxnet._validate import check_batch
 from jaxnet.activations import Activation
-from jaxnet.backprop import backward_pass, forward_pass, output_delta, shares_of, weigh
+from jaxnet.backprop import backward_pass, forward_pass, output_delta, shares_of
 from jaxnet.losses import Loss
 from jaxnet.network import Network, Params, check_network
 

@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnet._products import weigh
 from jaxnet._validate import check_direction, check_x
-from jaxnet.backprop import add_penalty, backward_pass, contract, in_structure_of, signals, weigh
+from jaxnet.backprop import add_penalty, backward_pass, contract, in_structure_of, signals
 from jaxnet.curvature.passes import backward_along, forward_along, loss_curvature, output_delta_along, run
 from jaxnet.network import Layer, Network, Params
 

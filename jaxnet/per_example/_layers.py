@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnet.backprop import Signals, outer
+from jaxnet._products import outer
+from jaxnet.backprop import Signals
 from jaxnet.network import Layer
 
 

@@ -9,8 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, square, total_square
+from jaxnet._products import weigh
 from jaxnet._validate import describe
-from jaxnet.backprop import Signals, backprop, in_structure_of, signals, weigh
+from jaxnet.backprop import Signals, backprop, in_structure_of, signals
 from jaxnet.network import Layer, Network, Params
 
 __all__ = ["cosine_to_mean", "dot_products", "gradients", "norms"]

@@ -1,0 +1,133 @@
+"""The products of the two passes, in the two ways to lay out examples: as rows, and as columns.
+
+As rows, activations and deltas are (..., units), as in everything that is public here. As columns, they are (units, n),
+as in the lecture's h = s(Vx). Both give the same; which is faster depends on sizes, and XLA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnet.activations import Activation, identity
+from jaxnet.losses import Loss
+from jaxnet.network import Network
+
+
+class Products(NamedTuple):
+    """The products of the passes, for one way to lay out arrays."""
+
+    weigh: Callable[[Array, Array], Array]  # h, W -> h Wᵀ
+    carry_back: Callable[[Array, Array], Array]  # δ, W -> δ W
+    outer: Callable[[Array, Array], Array]  # δ, h -> δᵀ h, summed over the examples
+    total: Callable[[Array], Array]  # δ -> Σ δ, summed over the examples
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Examples as rows
+
+# The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
+# transposed first, or only the smaller one; so for a narrow layer, or a single example, they are taken the other way
+# round: units first. The barriers keep XLA from turning them back. Measured by benchmarks/gradients.py: down to 0.2
+# of the time of a whole step for a single example, 0.7 to 0.9 for larger batches.
+
+_NARROW = 48
+
+
+def _units_first(units: int, examples: tuple[int, ...]) -> bool:
+    return jax.default_backend() == "cpu" and (units <= _NARROW or math.prod(examples) == 1)
+
+
+def weigh(h: Array, weight: Array) -> Array:
+    """The product h Wᵀ: (..., inputs), (units, inputs) to (..., units)."""
+    if _units_first(len(weight), h.shape[:-1]):
+        return jnp.moveaxis(lax.optimization_barrier(jnp.tensordot(weight, h, axes=(1, h.ndim - 1))), 0, -1)
+    return h @ weight.T
+
+
+def outer(delta: Array, h: Array) -> Array:
+    """The product δᵀ h, summed over the examples: (..., units), (..., inputs) to (units, inputs)."""
+    examples = tuple(range(h.ndim - 1))
+    if _units_first(delta.shape[-1], h.shape[:-1]):
+        turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
+        return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
+    return jnp.tensordot(delta, h, axes=(examples, examples))
+
+
+def _carry_back(delta: Array, weight: Array) -> Array:
+    return delta @ weight
+
+
+def _total(delta: Array) -> Array:
+    return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
+
+
+ROWS = Products(weigh, _carry_back, outer, _total)
+"""Activations and deltas are (..., units), biases (units,)."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Examples as columns
+
+# With columns, no product of the passes needs a transposed copy of activations or deltas, neither its time nor its
+# memory. Only the weights of narrow layers, which are small, and of many networks at once are transposed by themselves:
+# XLA's product would take longer over that, up to four times.
+
+
+def _carry_back_columns(delta: Array, weight: Array) -> Array:
+    turned = jnp.swapaxes(weight, -1, -2)
+    if weight.ndim > 2 or len(weight) <= _NARROW:
+        turned = lax.optimization_barrier(turned)
+    return turned @ delta
+
+
+def _outer_columns(delta: Array, h: Array) -> Array:
+    return delta @ jnp.swapaxes(h, -1, -2)
+
+
+def _total_columns(delta: Array) -> Array:
+    return jnp.sum(delta, axis=-1)
+
+
+COLUMNS = Products(lambda h, weight: weight @ h, _carry_back_columns, _outer_columns, _total_columns)
+"""Activations and deltas are (units, n), biases (units, 1); each with an axis of networks before it, or not."""
+
+_FEW = 32
+
+
+def as_columns(n: int) -> bool:
+    """Whether so many examples go through the passes as columns: on a CPU, unless they are few.
+
+    Measured by benchmarks/gradients.py: 0.6 to 1.0 of the time of the same with examples as rows.
+    """
+    return jax.default_backend() == "cpu" and n >= _FEW
+
+
+def _over_last_axis(f: Callable[..., Array]) -> Callable[..., Array]:
+    return jax.vmap(f, in_axes=-1, out_axes=-1)
+
+
+@lru_cache
+def _activation_in_columns(s: Activation) -> Activation:
+    if s == identity:  # which any loss of logits may follow
+        return s
+    return replace(s, value=_over_last_axis(s.value), times_derivative=_over_last_axis(s.times_derivative))
+
+
+@lru_cache
+def in_columns(hidden: Activation, output: Activation, loss: Loss) -> Network:
+    """A network's functions for examples in the last axis; where there are two more, the functions see both."""
+    loss = replace(
+        loss,
+        value=_over_last_axis(loss.value),
+        derivative=_over_last_axis(loss.derivative),
+        link=loss.link and _activation_in_columns(loss.link),
+    )
+    return Network(_activation_in_columns(hidden), _activation_in_columns(output), loss)
