@@ -10,7 +10,7 @@ import importlib.util
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 import jaxnet
+from benchmarks.harness import interleave
 from benchmarks.programs import idiomatic_cost
 from jaxnet import Layer, Network, _loop, activations, losses
 from jaxnet.steps import Gradient
@@ -55,14 +56,25 @@ def problem(x: np.ndarray, y: np.ndarray, hidden: int, batch: int, rate: float =
     return Problem(x, y, batch, rate, [np.array(leaf) for leaf in jax.tree.leaves(params)])
 
 
-class Missing(Exception):
+def data(name: str, load: Callable[[], Any], shape: tuple[int, int], notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The first examples of a set, or where it cannot be read random ones, which take the same time, and a note."""
+    try:
+        x, y = load()
+    except (OSError, ImportError) as error:
+        notes.append(f"Random numbers stand for {name}, which cannot be read here: {error}")
+        rng = np.random.default_rng(0)
+        return rng.random(shape, np.float32), np.eye(10, dtype=np.float32)[rng.integers(10, size=shape[0])]
+    return np.asarray(x[: shape[0]]), np.asarray(y[: shape[0]])
+
+
+class MissingError(Exception):
     """A peer cannot run here."""
 
 
 def library(name: str, title: str) -> Any:
     """A module of a peer, which the type checker may not find either."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise Missing(f"{title} is not installed, so it is left out")
+        raise MissingError(f"{title} is not installed, so it is left out")
     return importlib.import_module(name)
 
 
@@ -101,26 +113,27 @@ class Contender(ABC):
 
 
 class Jaxnet(Contender):
-    """`jaxnet.train`, called for one epoch; the data is on the device already."""
+    """`jaxnet.train`, called for one epoch or for some; the data is on the device already."""
 
-    key = jax.random.key(1)
-
-    def __init__(self, problem: Problem, gradient: Gradient = jaxnet.backprop, net: Network = Contender.net) -> None:
+    def __init__(
+        self, problem: Problem, *, gradient: Gradient = jaxnet.backprop, net: Network = Contender.net, epochs: int = 1
+    ) -> None:
         super().__init__(problem)
-        self.net, self.gradient, self.optimizer = net, gradient, _sgd(problem.rate)
+        self.key, self.optimizer = jax.random.key(1), _sgd(problem.rate)
+        self.net, self.gradient, self.epochs = net, gradient, epochs
         self.data = jnp.asarray(problem.x), jnp.asarray(problem.y)
         self.params = _layers(problem)
 
     def order(self) -> np.ndarray:
-        """The order in which it takes the examples, always."""
+        """The order in which its first epoch takes the examples."""
         n = len(self.problem.x)
         return np.arange(n) if self.problem.whole else np.asarray(_loop.shuffled(jax.random.fold_in(self.key, 0), n))
 
     def epoch(self, order: np.ndarray | None = None) -> Any:
-        """Train for an epoch in its own order, which others can be given."""
+        """A call of `train`: an epoch in its own order, which others can be given."""
         assert order is None or np.array_equal(order, self.order())
         self.params = jaxnet.train(
-            self.key, self.params, self.data, net=self.net, optimizer=self.optimizer, epochs=1,
+            self.key, self.params, self.data, net=self.net, optimizer=self.optimizer, epochs=self.epochs,
             batch_size=self.problem.batch, gradient=self.gradient,
         ).params  # fmt: skip
         return self.params
@@ -390,7 +403,7 @@ class PyTorchCompiled(PyTorch):
             torch.compile(lambda a: torch.sin(a) + 1)(torch.ones(8))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise Missing(f"torch.compile does not work here, so it is left out: {reason}") from error
+            raise MissingError(f"torch.compile does not work here, so it is left out: {reason}") from error
 
         def cost(params: Any, x: Any, y: Any) -> Any:
             return ((torch.func.functional_call(model, params, (x,)) - y) ** 2).sum(dim=-1).mean()
@@ -430,6 +443,9 @@ FORMS: dict[str, dict[str, Callable[[Problem], Contender]]] = {
 }
 """The contenders; of those that can be run in two forms, the faster is taken."""
 
+QUICK = tuple(name for name in FORMS if name != "PyTorch, compiled")
+"""Those that compile in little time."""
+
 
 class Ready(NamedTuple):
     """A contender that has compiled."""
@@ -448,12 +464,25 @@ def ready(problem: Problem, names: Iterable[str] = FORMS) -> tuple[dict[str, Rea
     found, missing, references = {}, [], {}
     for name in names:
         try:
-            forms = [_begun(problem, form, make, references) for form, make in FORMS[name].items()]
-        except Missing as reason:
+            form = _faster(problem, FORMS[name])
+            found[name] = _begun(problem, form, FORMS[name][form], references)
+        except MissingError as reason:
             missing.append(f"{reason}.")
-            continue
-        found[name] = min(forms, key=lambda one: _seconds(one.contender.epoch)) if len(forms) > 1 else forms[0]
     return found, missing
+
+
+TRIAL = 20
+"""Steps by which the faster of two forms is chosen."""
+
+
+def _faster(problem: Problem, forms: Mapping[str, Callable[[Problem], Contender]]) -> str:
+    if len(forms) == 1:
+        return next(iter(forms))
+    rows = slice(TRIAL * problem.batch)
+    short = problem._replace(x=problem.x[rows], y=problem.y[rows])
+    contenders = {form: make(short) for form, make in forms.items()}
+    seconds, _ = interleave({form: contender.epoch for form, contender in contenders.items()}, 3)
+    return min(forms, key=lambda form: float(np.median(seconds[form])))
 
 
 def _begun(
@@ -462,15 +491,11 @@ def _begun(
     contender = make(problem)
     ours = Jaxnet(problem, net=contender.net)
     order = ours.order()
-    first = _seconds(lambda: contender.epoch(order))
+    began = time.perf_counter()
+    jax.block_until_ready(contender.epoch(order))
+    first = time.perf_counter() - began
     if contender.net not in references:
         ours.epoch()
         references[contender.net] = ours.parameters()
     pairs = zip(contender.parameters(), references[contender.net], strict=True)
     return Ready(contender, form, first, max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs))
-
-
-def _seconds(epoch: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(epoch())
-    return time.perf_counter() - began
