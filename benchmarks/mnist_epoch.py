@@ -1,9 +1,9 @@
 """One epoch of plain SGD on MNIST: 50,000 images, 784-30-10 sigmoid units, batches of 10, float32.
 
 Through `jaxnet.train`, against NumPy loops over single examples and the libraries of the benchmark `training`, all in
-one run, taking turns; then what the epoch's time is spent on, and what the progress bar costs. Every contender shuffles.
-"NumPy, by examples" backpropagates one example at a time; "textbook" does so with columns, s and s′ as functions of a,
-and the sums of the gradient made anew for every example.
+one run, taking turns; then what the epoch's time is spent on, and what the progress bar costs. Every contender
+shuffles. "NumPy, by examples" backpropagates one example at a time; "textbook" does so with columns, s and s′ as
+functions of a, and the sums of the gradient made anew for every example.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ scikit-learn has log-loss of a softmax only, and is compared with jaxnet trained
 copy of the parameters, the history) counts each time; "ten epochs a call" is a tenth of a call for ten. The data is on
 the device before. Where others are slow, all take only the first examples. PyTorch is run on one thread or on all,
 whichever is faster in a short trial; so is the JAX step, which is handed batches, or gathers its rows from data on the
-device. All shuffle in every epoch, unless the batch is everything.
+device. All shuffle in every epoch, unless the batch is everything. Where epochs are short, a turn is several calls.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxnet
 from benchmarks import peers, report
-from benchmarks.harness import Ratio, interleave, ratio
+from benchmarks.harness import TURN, Ratio, interleave, ratio
 from benchmarks.report import Bar, Report, Table
 from experiments._drawing import STYLES, finish, new_figure
 
@@ -122,9 +124,19 @@ def row(case: Case, batch: int, settings: Settings) -> Row:
     ready, missing = peers.ready(problem, peers.QUICK if settings.quick else peers.FORMS)
     contenders = {name: one.contender.epoch for name, one in ready.items()}
     contenders[LONG] = peers.Jaxnet(problem, epochs=EPOCHS).epoch
-    seconds, _ = interleave(contenders, settings.rounds, rest=0.1)
-    seconds[LONG] /= EPOCHS
-    return Row(n, {name: seconds[name] for name in (peers.OURS, LONG, *ready)}, ready, missing)
+    _, single = interleave(contenders, 0)
+    calls = {name: max(1, round(TURN / seconds)) for name, seconds in single.items()}
+    turns = {name: partial(_repeated, epoch, calls[name]) for name, epoch in contenders.items()}
+    seconds, _ = interleave(turns, settings.rounds, rest=0.1)
+    epochs = {name: calls[name] * (EPOCHS if name == LONG else 1) for name in calls}
+    order = (peers.OURS, LONG, *ready)
+    return Row(n, {name: seconds[name] / epochs[name] for name in order}, ready, missing)
+
+
+def _repeated(epoch: Callable[[], Any], calls: int) -> Any:
+    for _ in range(calls - 1):
+        jax.block_until_ready(epoch())
+    return epoch()
 
 
 def numbers(found: Row) -> dict[str, Any]:
@@ -145,7 +157,7 @@ def tables(title: str, rows: Mapping[str, Row]) -> list[Table]:
     columns = ["contender", *(f"batch {batch}" for batch in rows)]
     names = list(dict.fromkeys(name for found in rows.values() for name in found.seconds))
     timed = [name for name in names if name != LONG]
-    examples = ", ".join(f"{found.examples:,}" for found in rows.values())
+    examples = ", ".join(dict.fromkeys(f"{found.examples:,}" for found in rows.values()))
 
     def speed(found: Row, name: str) -> str:
         return f"{found.examples / float(np.median(found.seconds[name])) / 1e3:,.1f}"
@@ -173,9 +185,10 @@ def forms(rows: Mapping[str, Row]) -> str:
     """Which of their forms were faster."""
     told = []
     for name, choices in peers.FORMS.items():
-        chosen = [f"{batch}: {one.ready[name].form}" for batch, one in rows.items() if name in one.ready]
-        if len(choices) > 1 and chosen:
-            told.append(f"{name}, at batch {'; '.join(chosen)}.")
+        for form in choices if len(choices) > 1 else ():
+            batches = [batch for batch, one in rows.items() if name in one.ready and one.ready[name].form == form]
+            if batches:
+                told.append(f"{name}, at batch {', '.join(batches)}: {form}.")
     return " ".join(told)
 
 
