@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,6 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 import jaxnet
 from benchmarks import report
@@ -70,15 +70,21 @@ class Axis(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was measured along an axis: seconds (sizes, rounds), and their exponents."""
+    """What was measured along an axis: seconds (sizes, rounds), fresh pages of a call, and exponents of the time."""
 
     axis: Axis
     sizes: Sequence[int]
     seconds: np.ndarray
+    pages: Sequence[int]
     overall: Exponent
     at_the_end: Exponent
     reached: int | None
     """The size from which on the expected exponent holds; None if it does not."""
+
+    @property
+    def medians(self) -> np.ndarray:
+        """Seconds of each size."""
+        return np.median(self.seconds, axis=1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -123,44 +129,44 @@ def members(count: int, steps: int) -> Callable[[], Any]:
 
 
 def operations(sizes: Sequence[int], n: int) -> float:
-    """Of the products in the gradient of a batch: forward, contraction, and backward through all layers but the first."""
+    """Of the products in a gradient: forward, contraction, and backward through all layers but the first."""
     weights = [inputs * units for inputs, units in pairwise(sizes)]
     return 2 * n * (3 * sum(weights) - weights[0])
 
 
 def axes() -> list[Axis]:
     """All that can be measured here."""
-    w, n, steps = 128, 128, 200
+    w, n, steps = 128, 512, 200
     square, digits, wide = (256,) * 3, (64, 30, 10), (512,) * 3
     found = [
         Axis("width", f"gradient of w-w-w, {n} examples", (64, 128, 256, 512, 1024, 2048), 2,
              lambda size: gradient((size,) * 3, n), lambda size: operations((size,) * 3, n),
-             "Narrow products do not fill the cores, and what is linear in the width (activations) weighs more."),
-        Axis("depth", f"gradient of layers {w} wide, {n} examples", (2, 4, 8, 16, 32, 64), 1,
-             lambda size: gradient((w,) * (size + 1), n), lambda size: operations((w,) * (size + 1), n),
-             "A call has a fixed cost, and the first layer needs no backward product."),
-        Axis("batch", f"gradient of {report.named(square)}", (16, 64, 256, 1024, 4096, 16384), 1,
+             "narrow products do not fill the cores, and what is linear in the width (activations) weighs more"),
+        Axis("depth", f"gradient of layers {w} wide, {w} examples", (2, 4, 8, 16, 32, 64), 1,
+             lambda size: gradient((w,) * (size + 1), w), lambda size: operations((w,) * (size + 1), w),
+             "a call has a fixed cost"),
+        Axis("batch", f"gradient of {report.named(square)}", (64, 256, 1024, 4096, 16384, 65536), 1,
              lambda size: gradient(square, size), lambda size: operations(square, size),
-             "The weights are read and the gradients written whatever the batch, and short products do not fill the "
-             "cores."),
+             "the weights are read and the gradients written whatever the batch, and short products do not fill the "
+             "cores"),
         Axis("members", f"ensemble.train of 2-2-1 on XOR, {steps} steps", (256, 1024, 4096, 16384, 65536, 262144), 1,
              lambda size: members(size, steps), lambda size: size * steps * operations((2, 2, 1), 4),
-             "Checking, preparing and starting a call costs the same for few members as for many."),
+             "preparing and starting a call costs the same for few members as for many"),
         Axis("examples", f"epoch of train, {report.named(digits)}, batches of 10",
              (256, 1024, 4096, 16384, 65536, 262144), 1,
              lambda size: epoch(digits, 10, size), lambda size: operations(digits, size),
-             "Checking, preparing and starting a call costs the same for few examples as for many."),
+             "preparing and starting a call costs the same for few examples as for many"),
     ]  # fmt: skip
     virtual = jax.default_backend() == "cpu"
     count = VIRTUAL if virtual else len(jax.devices())
     sizes = [size for size in (1, 2, 4, 8) if size <= count]
     if len(sizes) > 1:
         found.append(
-            Axis("devices", f"gradient of {report.named(wide)}, 8192 examples split over them", sizes,
-                 0 if virtual else -1, lambda size: split_gradient(wide, 8192, size),
-                 lambda size: operations(wide, 8192),
-                 "The devices are virtual: they share the cores, and add up their gradients." if virtual else
-                 "The devices add up their gradients, which takes the same time however few examples each has.")
+            Axis("devices", f"gradient of {report.named(wide)}, 4096 examples split over them", sizes,
+                 0 if virtual else -1, lambda size: split_gradient(wide, 4096, size),
+                 lambda _: operations(wide, 4096),
+                 "they are virtual, and smaller parts of the batch stay nearer to the cores" if virtual else
+                 "adding up the gradients takes the same time however few examples each has")
         )  # fmt: skip
     return found
 
@@ -170,31 +176,40 @@ def axes() -> list[Axis]:
 
 
 def follow(axis: Axis, settings: Settings) -> Found:
-    """Measure along an axis: every other size if quick, with the largest."""
-    sizes = axis.sizes if axis.name == "devices" or not settings.quick else axis.sizes[1::2]
+    """Measure along an axis: two sizes of it if quick."""
+    sizes = axis.sizes[2:4] if settings.quick and axis.name != "devices" else axis.sizes
     if axis.name == "devices" and jax.default_backend() == "cpu":
-        seconds = on_virtual_devices(settings.rounds)
+        seconds, pages = on_virtual_devices(settings.rounds)
     else:
-        seconds = seconds_of(axis, sizes, settings.rounds)
+        seconds, pages = measured(axis, sizes, settings.rounds)
     overall, at_the_end = exponents(sizes, seconds)
-    return Found(axis, sizes, seconds, overall, at_the_end, reached_from(sizes, seconds, axis.expected))
+    return Found(axis, sizes, seconds, pages, overall, at_the_end, reached_from(sizes, seconds, axis.expected))
 
 
-def seconds_of(axis: Axis, sizes: Sequence[int], rounds: int) -> np.ndarray:
-    """Seconds (sizes, rounds), with the sizes taking turns."""
-    found = turns({str(size): axis.run(size) for size in sizes}, (), rounds)
-    return np.stack([found[str(size)] for size in sizes])
+def measured(axis: Axis, sizes: Sequence[int], rounds: int) -> tuple[np.ndarray, list[int]]:
+    """Seconds (sizes, rounds), with the sizes taking turns, and the fresh pages of a call at each size."""
+    runs = {str(size): axis.run(size) for size in sizes}
+    seconds = turns(runs, (), rounds)
+    return np.stack([seconds[size] for size in runs]), [fresh_pages(run) for run in runs.values()]
 
 
-def on_virtual_devices(rounds: int) -> np.ndarray:
-    """The seconds along the last axis, from a process whose CPU counts as several devices, which this one's does not."""
+def fresh_pages(run: Callable[[], Any]) -> int:
+    """Pages of memory that the system hands out anew during a call: how many page faults it takes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(run())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def on_virtual_devices(rounds: int) -> tuple[np.ndarray, list[int]]:
+    """What is measured along the last axis, in a process whose CPU counts as several devices: in this one it is one."""
     code = (
         "import json; from benchmarks import scaling; axis = scaling.axes()[-1]; "
-        f"print(json.dumps(scaling.seconds_of(axis, axis.sizes, {rounds}).tolist()))"
+        f"seconds, pages = scaling.measured(axis, axis.sizes, {rounds}); print(json.dumps([seconds.tolist(), pages]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE,
                           check=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": str(VIRTUAL)})  # fmt: skip
-    return np.array(json.loads(done.stdout))
+    seconds, pages = json.loads(done.stdout)
+    return np.array(seconds), pages
 
 
 def slopes(sizes: Sequence[int], values: np.ndarray) -> np.ndarray:
@@ -230,10 +245,145 @@ def reached_from(sizes: Sequence[int], seconds: np.ndarray, expected: float) -> 
     return sizes[first] if first < len(off) else None
 
 
-def temporaries(axis: Axis, sizes: Sequence[int]) -> np.ndarray:
-    """Megabytes of temporary memory that the compiled gradient asks for at each size."""
-    found = []
-    for size in sizes:
-        widths, n = ((size,) * 3, 128) if axis.name == "width" else ((256,) * 3, size)
-        found.append(memory(jax.jit(jaxnet.backprop).lower(*problem(widths, n)).compile())["temporary"])
-    return np.array(found)
+def temporaries(settings: Settings) -> dict[str, tuple[Sequence[int], list[float]]]:
+    """Megabytes of temporary memory of the compiled gradient of a w-w-w network, against width and batch."""
+    sizes = {"width": (256, 512, 1024, 2048), "batch": (1024, 4096, 16384, 65536)}
+    found = {}
+    for name, along in sizes.items():
+        along = along[:2] if settings.quick else along
+        problems = [problem((size,) * 3, 512) if name == "width" else problem((256,) * 3, size) for size in along]
+        programs = [jax.jit(jaxnet.backprop).lower(*arguments).compile() for arguments in problems]
+        found[name] = along, [memory(program)["temporary"] for program in programs]
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reporting
+
+
+def table_of_axes(found: Sequence[Found], peak: float) -> report.Table:
+    """An axis a row."""
+    rows = []
+    for item in found:
+        axis, sizes = item.axis, item.sizes
+        least, most = (axis.flops(sizes[i]) / item.medians[i] / peak for i in (0, -1))
+        rows.append((
+            axis.name, f"{sizes[0]:,} to {sizes[-1]:,}", f"{axis.expected:g}", str(item.overall), str(item.at_the_end),
+            "not here" if item.reached is None else f"{item.reached:,}", f"{least:.1%} to {most:.1%}",
+        ))  # fmt: skip
+    columns = ("axis", "sizes", "expected", "exponent", "at the large end", "holds from", "of the peak")
+    note = (
+        "At the large end: between the two largest sizes. Holds from: the size after which no slope between neighbours "
+        f"is more than {MARGIN:g} from the expected exponent. Of the peak: operations of the products in a second, at "
+        "the smallest and at the largest size, as a share of what a large product reaches."
+    )
+    return report.Table("Exponents of the time", columns, rows, note)
+
+
+def table_of_sizes(found: Sequence[Found]) -> report.Table:
+    """A size a row."""
+    rows = []
+    for item in found:
+        local = ["", *(f"{value:z.2f}" for value in slopes(item.sizes, item.medians))]
+        for size, seconds, exponent, pages in zip(item.sizes, item.seconds, local, item.pages, strict=True):
+            median, low, high = (f"{value * 1e3:.4g}" for value in (np.median(seconds), *interval(seconds)))
+            rows.append((item.axis.name, f"{size:,}", f"{median} [{low}, {high}]", exponent, f"{pages:,}"))
+    columns = ("axis", "size", "ms", "exponent from the size before", "fresh pages")
+    note = (
+        "Fresh pages: of memory that the system hands out, and clears, during one call. On Linux, arrays of more than "
+        "32 MB go back to the system after every call, so that the next one takes their pages anew."
+    )
+    return report.Table("Every size", columns, rows, note)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """A 95 % bootstrap interval of the median."""
+    rows = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.quantile(np.median(values[rows], axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def table_of_memory(found: dict[str, tuple[Sequence[int], list[float]]]) -> report.Table:
+    """Temporary memory, with its exponents."""
+    rows = []
+    for name, (sizes, megabytes) in found.items():
+        local = ["", *(f"{value:.2f}" for value in slopes(sizes, np.array(megabytes)))]
+        rows += [(name, f"{s:,}", f"{mb:.2f}", "1", e) for s, mb, e in zip(sizes, megabytes, local, strict=True)]
+    note = (
+        "As the compiler plans it, without arguments and results: activations and deltas, examples x width each. "
+        "Against width: 512 examples; against batch: 256-256-256."
+    )
+    columns = ("axis", "size", "temporary MB", "expected exponent", "exponent")
+    return report.Table("Temporary memory of the gradient of w-w-w", columns, rows, note)
+
+
+def bars(found: Sequence[Found], memories: dict[str, tuple[Sequence[int], list[float]]]) -> list[report.Bar]:
+    """At the large end, no exponent is above the expected one."""
+    made = []
+    for item in found:
+        axis, exponent = item.axis, item.at_the_end
+        text = f"{axis.name}: time grows at the large end with an exponent of at most {axis.expected:g} + {MARGIN:g}"
+        made.append(report.Bar(text, str(exponent), exponent.value <= axis.expected + MARGIN))
+    for name, (sizes, megabytes) in memories.items():
+        last = float(slopes(sizes, np.array(megabytes))[-1])
+        text = f"{name}: temporary memory grows at the large end with an exponent of at most 1 + {MARGIN:g}"
+        made.append(report.Bar(text, f"{last:.2f}", last <= 1 + MARGIN))
+    return made
+
+
+def remark(found: Found) -> str:
+    """What was run along an axis, and where, and why, it does not follow the expected exponent."""
+    axis, sizes = found.axis, found.sizes
+    off = slopes(sizes, found.medians) - axis.expected
+    below, above = np.flatnonzero(off < -MARGIN), np.flatnonzero(off > MARGIN)
+    parts = [f"below the expected exponent up to {sizes[below[-1] + 1]:,}: {axis.reason}"] if len(below) else []
+    parts += [
+        f"above it from {sizes[i]:,} to {sizes[i + 1]:,}, where a call takes {found.pages[i + 1]:,} fresh pages"
+        for i in above
+    ]
+    return f"{axis.name.capitalize()} ({axis.program}): {'; '.join(parts) or 'as expected at all sizes'}."
+
+
+def figure_of(found: Sequence[Found]) -> Figure:
+    """A panel an axis: the measured times, and the expected slope through the last of them."""
+    figure = new_figure(9, 5.4)
+    panels = figure.subplots(2, 3).ravel()
+    for panel, item in zip(panels, found, strict=False):
+        axis, sizes, milliseconds = item.axis, item.sizes, item.medians * 1e3
+        colour, line, marker = STYLES[0]
+        low, high = np.transpose([interval(seconds) for seconds in item.seconds]) * 1e3
+        panel.errorbar(sizes, milliseconds, yerr=[milliseconds - low, high - milliseconds], fmt=line + marker,
+                       color=colour, markersize=4, linewidth=1.4, label="measured")  # fmt: skip
+        colour, line, _ = STYLES[1]
+        steady = milliseconds[-1] * (np.array(sizes) / sizes[-1]) ** axis.expected
+        panel.plot(sizes, steady, line, color=colour, linewidth=1.4, label=f"slope {axis.expected:g}")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        finish(panel, axis.name, "ms", f"{axis.name}: {item.at_the_end.value:z.2f} at the end", fontsize=8)
+    for panel in panels[len(found) :]:
+        panel.remove()
+    return figure
+
+
+def measure(settings: Settings, peaks: dict[str, float]) -> report.Report:
+    """Everything."""
+    found = [follow(axis, settings) for axis in report.progress(axes(), "axes")]
+    memories = temporaries(settings)
+    numbers = {
+        item.axis.name: {
+            "sizes": item.sizes, "seconds": item.seconds, "fresh pages": item.pages, "expected": item.axis.expected,
+            "exponent": item.overall, "at the large end": item.at_the_end, "holds from": item.reached,
+        }
+        for item in found
+    }  # fmt: skip
+    return report.Report(
+        tables=[table_of_axes(found, peaks["matmul float32"]), table_of_sizes(found), table_of_memory(memories)],
+        bars=bars(found, memories),
+        figures={"axes": figure_of(found)},
+        numbers=numbers | {"temporary megabytes": memories},
+        notes=[remark(item) for item in found],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(report.script())
