@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import jaxnet
 from benchmarks import report
@@ -37,6 +38,8 @@ MARGIN = 0.1
 """How far an exponent may lie from the expected one and still be called the same."""
 VIRTUAL = 4
 """Devices that a CPU is made to have."""
+MANY_PAGES = 1000
+"""Fresh pages that take some milliseconds."""
 SGD = optax.sgd(0.5)
 
 
@@ -137,7 +140,7 @@ def operations(sizes: Sequence[int], n: int) -> float:
 def axes() -> list[Axis]:
     """All that can be measured here."""
     w, n, steps = 128, 512, 200
-    square, digits, wide = (256,) * 3, (64, 30, 10), (512,) * 3
+    square, digits = (256,) * 3, (64, 30, 10)
     found = [
         Axis("width", f"gradient of w-w-w, {n} examples", (64, 128, 256, 512, 1024, 2048), 2,
              lambda size: gradient((size,) * 3, n), lambda size: operations((size,) * 3, n),
@@ -157,18 +160,21 @@ def axes() -> list[Axis]:
              lambda size: epoch(digits, 10, size), lambda size: operations(digits, size),
              "preparing and starting a call costs the same for few examples as for many"),
     ]  # fmt: skip
-    virtual = jax.default_backend() == "cpu"
-    count = VIRTUAL if virtual else len(jax.devices())
-    sizes = [size for size in (1, 2, 4, 8) if size <= count]
-    if len(sizes) > 1:
-        found.append(
-            Axis("devices", f"gradient of {report.named(wide)}, 4096 examples split over them", sizes,
-                 0 if virtual else -1, lambda size: split_gradient(wide, 4096, size),
-                 lambda _: operations(wide, 4096),
-                 "they are virtual, and smaller parts of the batch stay nearer to the cores" if virtual else
-                 "adding up the gradients takes the same time however few examples each has")
-        )  # fmt: skip
-    return found
+    return found + devices_axis()
+
+
+def devices_axis() -> list[Axis]:
+    """Devices, where there are several: those that there are, or virtual ones."""
+    sizes, n, virtual = (512,) * 3, 4096, jax.default_backend() == "cpu"
+    devices = [count for count in (1, 2, 4, 8) if count <= (VIRTUAL if virtual else len(jax.devices()))]
+    if len(devices) == 1:
+        return []
+    return [
+        Axis("devices", f"gradient of {report.named(sizes)}, {n:,} examples split over them", devices,
+             0 if virtual else -1, lambda count: split_gradient(sizes, n, count), lambda _: operations(sizes, n),
+             "they are virtual, and share the cores" if virtual else
+             "adding up the gradients takes the same time however few examples each has")
+    ]  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -335,18 +341,17 @@ def remark(found: Found) -> str:
     """What was run along an axis, and where, and why, it does not follow the expected exponent."""
     axis, sizes = found.axis, found.sizes
     off = slopes(sizes, found.medians) - axis.expected
-    below, above = np.flatnonzero(off < -MARGIN), np.flatnonzero(off > MARGIN)
-    parts = [f"below the expected exponent up to {sizes[below[-1] + 1]:,}: {axis.reason}"] if len(below) else []
-    parts += [
-        f"above it from {sizes[i]:,} to {sizes[i + 1]:,}, where a call takes {found.pages[i + 1]:,} fresh pages"
-        for i in above
-    ]
+    below, above = (np.flatnonzero(chosen).tolist() for chosen in (off < -MARGIN, off > MARGIN))
+    parts = [f"below the expected exponent up to {sizes[below[-1] + 1]:,}: {axis.reason}"] if below else []
+    for i in above:
+        fresh = f", where a call takes {found.pages[i + 1]:,} fresh pages" if found.pages[i + 1] >= MANY_PAGES else ""
+        parts.append(f"above it from {sizes[i]:,} to {sizes[i + 1]:,}{fresh}")
     return f"{axis.name.capitalize()} ({axis.program}): {'; '.join(parts) or 'as expected at all sizes'}."
 
 
 def figure_of(found: Sequence[Found]) -> Figure:
     """A panel an axis: the measured times, and the expected slope through the last of them."""
-    figure = new_figure(9, 5.4)
+    figure = new_figure(9, 5.8)
     panels = figure.subplots(2, 3).ravel()
     for panel, item in zip(panels, found, strict=False):
         axis, sizes, milliseconds = item.axis, item.sizes, item.medians * 1e3
@@ -358,8 +363,12 @@ def figure_of(found: Sequence[Found]) -> Figure:
         steady = milliseconds[-1] * (np.array(sizes) / sizes[-1]) ** axis.expected
         panel.plot(sizes, steady, line, color=colour, linewidth=1.4, label=f"slope {axis.expected:g}")
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
-        finish(panel, axis.name, "ms", f"{axis.name}: {item.at_the_end.value:z.2f} at the end", fontsize=8)
+        panel.set(yscale="log", ylim=(low.min() / 2, high.max() * 2))
+        shown = sizes if len(sizes) < 4 else sizes[1::2]
+        panel.set(xticks=shown, xticklabels=[f"{size:,}" for size in shown])
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        finish(panel, axis.name, "ms", f"{item.at_the_end.value:z.2f} at the large end", fontsize=8)
     for panel in panels[len(found) :]:
         panel.remove()
     return figure
