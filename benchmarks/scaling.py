@@ -368,7 +368,7 @@ def figure_of(found: Sequence[Found]) -> Figure:
         panel.set(xticks=shown, xticklabels=[f"{size:,}" for size in shown])
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
-        finish(panel, axis.name, "ms", f"{item.at_the_end.value:z.2f} at the large end", fontsize=8)
+        finish(panel, axis.name, "ms", f"{item.at_the_end.value:z.2f} at the large end", fontsize=8, loc="upper left")
     for panel in panels[len(found) :]:
         panel.remove()
     return figure
