@@ -105,8 +105,10 @@ class Module(NamedTuple):
 
 def process(code: str, *arguments: str, options: Sequence[str] = (), **environment: str) -> tuple[str, str, float]:
     """What a fresh process prints and reports as errors, and the seconds from its start to its end."""
+    # Bytecode is kept, as it is for users; without, a package is compiled anew in every process.
+    environment = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": ""}
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, *options, "-c", code, *arguments], cwd=ROOT, env=os.environ | environment,
+    done = subprocess.run([sys.executable, *options, "-c", code, *arguments], cwd=ROOT, env=environment,
                           capture_output=True, text=True, check=True)  # fmt: skip
     return done.stdout, done.stderr, time.perf_counter() - began
 
@@ -124,9 +126,13 @@ def imports(rounds: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def modules(statement: str) -> dict[str, Module]:
-    """Every module that a statement imports, by name, from one process with ``-X importtime``."""
+    """Every module that a statement imports, by name, from one process with ``-X importtime``.
+
+    The garbage collector is off: one full pass takes as long as several modules, and falls on any one of them.
+    """
     found = {}
-    for line in process(statement, options=("-X", "importtime"))[1].splitlines():
+    _, reported, _ = process(f"import gc; gc.disable(); {statement}", options=("-X", "importtime"))
+    for line in reported.splitlines():
         if line.startswith("import time:") and "[us]" not in line:
             alone, cumulative, name = line.removeprefix("import time:").split("|")
             found[name.strip()] = Module(name.strip(), int(alone) / 1e6, int(cumulative) / 1e6)
@@ -233,7 +239,12 @@ def measure(settings: Settings, _: Mapping[str, float]) -> report.Report:
     own = [module for name, module in ours.items() if name.partition(".")[0] == "jaxnet"]
     pulled = [module for name, module in ours.items() if module not in own and name not in others]
     found = stages(GRADIENTS[:1], 1) if settings.quick else stages(GRADIENTS, settings.rounds)
-    note = "From one process with -X importtime, which makes imports slower; a module counts for its first importer."
+    note = (
+        "From one process with -X importtime, which slows imports down, and without garbage collection, one pass of "
+        "which falls on some module or other. A module counts for its first importer."
+    )
+    seconds = found["by hand", CACHES[0]]
+    share = float(np.median(seconds[:, 1]) / np.median(seconds[:, 1:].sum(axis=1)))
     return report.Report(
         tables=[
             table_of_imports(imported),
@@ -242,6 +253,7 @@ def measure(settings: Settings, _: Mapping[str, float]) -> report.Report:
             table_of_stages(found),
         ],
         bars=bars(added, found),
+        notes=[f"Without a cache, init takes {share:.0%} of the first calls: its operations compile one by one."],
         figures={"stages": figure_of(found)},
         numbers={
             "import": imported,
