@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -94,11 +95,19 @@ class Found(NamedTuple):
 # What is run
 
 
+def layers(sizes: Sequence[int], *members: int) -> tuple[jaxnet.Layer, ...]:
+    """Random layers of a network, or of many, from NumPy: `jaxnet.init` would compile anew for every size."""
+    rng = np.random.default_rng(0)
+    shapes = [(*members, units, inputs) for inputs, units in pairwise(sizes)]
+    weights = [jnp.asarray(rng.standard_normal(shape, np.float32) / shape[-1] ** 0.5) for shape in shapes]
+    return tuple(jaxnet.Layer(weight, jnp.zeros(weight.shape[:-1])) for weight in weights)
+
+
 def problem(sizes: Sequence[int], n: int) -> tuple[Any, jax.Array, jax.Array]:
     """Parameters, inputs and targets."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    shape = n, sizes[-1]
-    return jaxnet.init(keys[0], sizes), jax.random.normal(keys[1], (n, sizes[0])), jax.random.uniform(keys[2], shape)
+    rng = np.random.default_rng(1)
+    x, y = (jnp.asarray(rng.random((n, size), np.float32)) for size in (sizes[0], sizes[-1]))
+    return layers(sizes), x, y
 
 
 def gradient(sizes: Sequence[int], n: int) -> Callable[[], Any]:
@@ -127,7 +136,7 @@ def epoch(sizes: Sequence[int], batch: int, n: int) -> Callable[[], Any]:
 
 def members(count: int, steps: int) -> Callable[[], Any]:
     """Steps of many 2-2-1 networks on XOR."""
-    params, data, key = ensemble.init(jax.random.key(0), count, (2, 2, 1)), jaxnet.data.xor(), jax.random.key(1)
+    params, data, key = layers((2, 2, 1), count), jaxnet.data.xor(), jax.random.key(1)
     return lambda: ensemble.train(key, params, data, optimizer=SGD, epochs=steps, record_every=steps).params
 
 
@@ -183,9 +192,10 @@ def devices_axis() -> list[Axis]:
 
 def follow(axis: Axis, settings: Settings) -> Found:
     """Measure along an axis: two sizes of it if quick."""
-    sizes = axis.sizes[2:4] if settings.quick and axis.name != "devices" else axis.sizes
+    few = axis.sizes[::2] if axis.name == "devices" else axis.sizes[2:4]
+    sizes = few if settings.quick else axis.sizes
     if axis.name == "devices" and jax.default_backend() == "cpu":
-        seconds, pages = on_virtual_devices(settings.rounds)
+        seconds, pages = on_virtual_devices(sizes, settings.rounds)
     else:
         seconds, pages = measured(axis, sizes, settings.rounds)
     overall, at_the_end = exponents(sizes, seconds)
@@ -206,11 +216,11 @@ def fresh_pages(run: Callable[[], Any]) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def on_virtual_devices(rounds: int) -> tuple[np.ndarray, list[int]]:
+def on_virtual_devices(sizes: Sequence[int], rounds: int) -> tuple[np.ndarray, list[int]]:
     """What is measured along the last axis, in a process whose CPU counts as several devices: in this one it is one."""
     code = (
         "import json; from benchmarks import scaling; axis = scaling.axes()[-1]; "
-        f"seconds, pages = scaling.measured(axis, axis.sizes, {rounds}); print(json.dumps([seconds.tolist(), pages]))"
+        f"seconds, pages = scaling.measured(axis, {list(sizes)}, {rounds}); print(json.dumps([seconds.tolist(), pages]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE,
                           check=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": str(VIRTUAL)})  # fmt: skip
