@@ -219,8 +219,9 @@ def fresh_pages(run: Callable[[], Any]) -> int:
 def on_virtual_devices(sizes: Sequence[int], rounds: int) -> tuple[np.ndarray, list[int]]:
     """What is measured along the last axis, in a process whose CPU counts as several devices: in this one it is one."""
     code = (
-        "import json; from benchmarks import scaling; axis = scaling.axes()[-1]; "
-        f"seconds, pages = scaling.measured(axis, {list(sizes)}, {rounds}); print(json.dumps([seconds.tolist(), pages]))"
+        "import json; from benchmarks import scaling; "
+        f"seconds, pages = scaling.measured(scaling.axes()[-1], {list(sizes)}, {rounds}); "
+        "print(json.dumps([seconds.tolist(), pages]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE,
                           check=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": str(VIRTUAL)})  # fmt: skip
