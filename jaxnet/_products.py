@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from jaxnet.activations import Activation, identity
 from jaxnet.losses import Loss
-from jaxnet.network import Network
+from jaxnet.network import Network, Params
 
 
 class Products(NamedTuple):
@@ -39,15 +39,20 @@ class Products(NamedTuple):
 # of the time of a whole step for a single example, 0.7 to 0.9 for larger batches.
 
 _NARROW = 48
+"""Units of a narrow layer."""
+
+_TINY = 4
+"""Numbers in a weight so small that XLA makes one loop of it all, which no barrier should part."""
 
 
-def _units_first(units: int, examples: tuple[int, ...]) -> bool:
-    return jax.default_backend() == "cpu" and (units <= _NARROW or math.prod(examples) == 1)
+def _units_first(units: int, inputs: int, examples: tuple[int, ...]) -> bool:
+    narrow = units <= _NARROW and units * inputs > _TINY
+    return jax.default_backend() == "cpu" and (narrow or math.prod(examples) == 1)
 
 
 def weigh(h: Array, weight: Array) -> Array:
     """The product h Wᵀ: (..., inputs), (units, inputs) to (..., units)."""
-    if _units_first(len(weight), h.shape[:-1]):
+    if _units_first(len(weight), h.shape[-1], h.shape[:-1]):
         return jnp.moveaxis(lax.optimization_barrier(jnp.tensordot(weight, h, axes=(1, h.ndim - 1))), 0, -1)
     return h @ weight.T
 
@@ -55,7 +60,7 @@ def weigh(h: Array, weight: Array) -> Array:
 def outer(delta: Array, h: Array) -> Array:
     """The product δᵀ h, summed over the examples: (..., units), (..., inputs) to (units, inputs)."""
     examples = tuple(range(h.ndim - 1))
-    if _units_first(delta.shape[-1], h.shape[:-1]):
+    if _units_first(delta.shape[-1], h.shape[-1], h.shape[:-1]):
         turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
         return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
     return jnp.tensordot(delta, h, axes=(examples, examples))
@@ -99,15 +104,16 @@ def _total_columns(delta: Array) -> Array:
 COLUMNS = Products(lambda h, weight: weight @ h, _carry_back_columns, _outer_columns, _total_columns)
 """Activations and deltas are (units, n), biases (units, 1); each with an axis of networks before it, or not."""
 
-_FEW = 32
 
+def as_columns(params: Params, n: int) -> bool:
+    """Whether n examples go through the passes as columns: on a CPU, if they are many for this network.
 
-def as_columns(n: int) -> bool:
-    """Whether so many examples go through the passes as columns: on a CPU, unless they are few.
-
-    Measured by benchmarks/gradients.py: 0.6 to 1.0 of the time of the same with examples as rows.
+    Carrying back takes a transposed weight, which pays where there are more examples than units, or few units. Measured
+    by benchmarks/gradients.py: 0.6 to 1.0 of the time of the same with examples as rows.
     """
-    return jax.default_backend() == "cpu" and n >= _FEW
+    few = 32 if any(layer.weight.size > _TINY for layer in params) else 128
+    carries = all(len(layer.weight) <= max(_NARROW, n // 2) for layer in params[1:])
+    return jax.default_backend() == "cpu" and n >= few and carries
 
 
 def _over_last_axis(f: Callable[..., Array]) -> Callable[..., Array]:

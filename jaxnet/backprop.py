@@ -237,7 +237,7 @@ def backprop(
     shares = shares_of(x, None if weights is None else weights.ravel())
     factors = shares if weights is None else jnp.expand_dims(shares, -1)
     layers, kind, products = params, net, ROWS
-    if as_columns(len(x)):
+    if as_columns(params, len(x)):
         layers = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
         x, y, kind, products, factors = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS, shares
     activations, logits = forward_pass(layers, x, kind.hidden, kind.output, products)
