@@ -52,7 +52,8 @@ class Case(NamedTuple):
     dtype: str = "float32"
 
     def __str__(self) -> str:
-        name = f"{len(self.sizes) - 1} x 64" if set(self.sizes) == {64} else named(self.sizes)
+        depth, width = len(self.sizes) - 1, self.sizes[0]
+        name = f"{depth} x {width}" if set(self.sizes) == {width} else named(self.sizes)
         loss = "" if self.loss == "squared error" else f", {self.loss}"
         return f"{name}, {self.batch}{loss}" + (" (float64)" if self.dtype == "float64" else "")
 
@@ -60,6 +61,9 @@ class Case(NamedTuple):
 @dataclass(frozen=True)
 class Settings(report.Settings):
     """How much to measure."""
+
+    rounds: int = 7
+    """Turns of each contender."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -282,7 +286,7 @@ def figures(rows: list[dict[str, Any]]) -> Iterable[tuple[str, Any]]:
             f"over {name}": [row["ratios"][name] for row in own] for name in ("usual", "autodiff")
         }
         labels = [row["name"].removesuffix(" (float64)") for row in own]
-        label = "time of a step by hand over the automatic form (left of 1: by hand is faster)"
+        label = "time by hand over the automatic form"
         yield dtype, forest(labels, series, label, f"{dtype}: sizes, batch")
 
 

@@ -64,11 +64,12 @@ def forward_pass(
     return tuple(activations), a
 
 
-def output_delta(net: Network, outputs: Array, logits: Array, y: Array) -> Array:
-    """δᴸ = ∂ℓ/∂aᴸ: the loss's own derivative where it takes logits, else that times s′(aᴸ)."""
+def output_delta(net: Network, outputs: Array, logits: Array, y: Array, factors: Array | float = 1.0) -> Array:
+    """δᴸ = ∂ℓ/∂aᴸ times factors: the loss's own derivative where it takes logits, else that times s′(aᴸ)."""
     if net.loss.link is not None:
-        return net.loss.derivative(logits, y)
-    return net.output.times_derivative(outputs, net.loss.derivative(outputs, y))
+        return net.loss.derivative(logits, y) * factors
+    # The factors before s′: XLA computes δ anew for the sum over the examples where they come last.
+    return net.output.times_derivative(outputs, net.loss.derivative(outputs, y) * factors)
 
 
 def backward_pass(
@@ -242,7 +243,7 @@ def backprop(
         x, y, kind, products, factors = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS, shares
     activations, logits = forward_pass(layers, x, kind.hidden, kind.output, products)
     # Scaling the last delta scales every other one, because the backward pass is linear.
-    last_delta = output_delta(kind, activations[-1], logits, y) * factors
+    last_delta = output_delta(kind, activations[-1], logits, y, factors)
     deltas = backward_pass(layers, activations, last_delta, kind.hidden, products)
     gradients = add_penalty(net, contract(activations, deltas, products), params)
     value = cost_of(params, losses_of(kind, activations[-1], logits, y), shares, net)

@@ -36,7 +36,7 @@ def test_every_activation_loss_depth_and_dtype(hidden, end, dtype):
 
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5).map(tuple),
-    n=st.integers(1, 9),
+    n=st.integers(1, 9) | st.integers(31, 33),  # from 32 on as columns
     hidden=st.sampled_from(list(ACTIVATIONS.values())),
     end=st.sampled_from(OUTPUTS_AND_LOSSES),
     l2=st.sampled_from([0.0, 0.3]),

@@ -1,0 +1,111 @@
+"""Examples as rows and as columns: the same numbers, and each where it is meant to be."""
+
+import sys
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import OUTPUTS_AND_LOSSES, assert_close, name_of, problem
+
+import jaxnet
+from jaxnet import Network, activations
+from jaxnet._products import COLUMNS, ROWS, as_columns
+from jaxnet.activations import Activation
+
+SIZES = (3, 60, 5, 2)  # 60: wide enough for its products to go another way
+
+
+def in_form(columns):
+    """Everything goes through the passes as columns, or as rows."""
+    return mock.patch.object(sys.modules["jaxnet.backprop"], "as_columns", return_value=columns)
+
+
+def backprop(columns, *args):
+    with in_form(columns):
+        return jax.jit(lambda *args: jaxnet.backprop(*args))(*args)
+
+
+@pytest.mark.parametrize("end", OUTPUTS_AND_LOSSES, ids=name_of)
+def test_rows_and_columns_give_the_same(end, x64):
+    net = Network(activations.tanh, *end, l2=0.1)
+    params, x, y = problem(SIZES, net, dtype="float64")
+    weights = jax.random.uniform(jax.random.key(1), (len(x),))
+    for given in ((), (weights,)):
+        assert_close(backprop(True, params, x, y, net, *given), backprop(False, params, x, y, net, *given))
+
+
+@pytest.mark.parametrize("hidden", [activations.softmax, activations.relu], ids=name_of)
+def test_many_examples_agree_with_the_referee(hidden, x64):
+    net = Network(hidden)
+    params, x, y = problem((3, 8, 2), net, n=40, dtype="float64")
+    assert as_columns(params, len(x))
+    assert_close(jaxnet.backprop(params, x, y, net), jaxnet.autodiff(params, x, y, net))
+
+
+def test_leading_axes_and_their_weights(x64):
+    params, x, y = problem(SIZES, n=6, dtype="float64")
+    weights = jnp.arange(6.0)
+    for columns in (True, False):
+        shaped = backprop(columns, params, x.reshape(2, 3, 3), y.reshape(2, 3, 2), Network(), weights.reshape(2, 3))
+        assert_close(shaped, backprop(columns, params, x, y, Network(), weights))
+        single = backprop(columns, params, x[0], y[0])
+        assert_close(single, jaxnet.autodiff(params, x[0], y[0]))
+
+
+def test_an_activation_that_mixes_units_without_saying_so(x64):
+    mixing = Activation("mixing", activations.softmax.value, activations.softmax.times_derivative)
+    params, x, y = problem(SIZES, n=5, dtype="float64")
+    for net in (Network(mixing), Network(output=mixing)):
+        assert_close(backprop(True, params, x, y, net), jaxnet.autodiff(params, x, y, net))
+
+
+def test_under_vmap_and_differentiated_again(x64):
+    params, x, y = problem((3, 4, 2), n=5, dtype="float64")
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+
+    def slope(params):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jaxnet.backprop(params, x, y)[1]))
+
+    found = []
+    for columns in (True, False):
+        with in_form(columns):
+            mapped = jax.vmap(lambda params: jaxnet.backprop(params, x, y))(members)
+            found.append((mapped, jax.grad(slope)(params)))
+    assert_close(*found)
+
+
+@pytest.mark.parametrize("product", ["weigh", "carry_back", "outer"])
+@pytest.mark.parametrize("units", [1, 5, 60])
+@pytest.mark.parametrize("n", [1, 7])
+def test_each_product(product, units, n, x64):
+    keys = jax.random.split(jax.random.key(0), 3)
+    h, delta = jax.random.normal(keys[0], (n, 4)), jax.random.normal(keys[1], (n, units))
+    weight = jax.random.normal(keys[2], (units, 4))
+    left, right = {"weigh": (h, weight), "carry_back": (delta, weight), "outer": (delta, h)}[product]
+    expected = {"weigh": h @ weight.T, "carry_back": delta @ weight, "outer": delta.T @ h}[product]
+    assert_close(getattr(ROWS, product)(left, right), expected)
+    turned = getattr(COLUMNS, product)(left.T, right.T if product == "outer" else right)
+    assert_close(turned, expected if product == "outer" else expected.T)
+    assert_close(COLUMNS.total(delta.T), ROWS.total(delta))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n", "columns"),
+    [
+        ((784, 30, 10), 10, False),
+        ((784, 30, 10), 32, True),
+        ((784, 100, 10), 32, True),  # only a narrow layer carries back
+        ((64, 64, 64, 10), 64, False),
+        ((64, 64, 64, 10), 128, True),
+        ((2, 2, 1), 100, False),
+        ((2, 2, 1), 128, True),
+    ],
+)
+def test_which_form_is_taken(sizes, n, columns):
+    assert as_columns(jaxnet.init(jax.random.key(0), sizes), n) == columns
+
+
+def test_rows_elsewhere_than_on_a_cpu():
+    with mock.patch("jax.default_backend", return_value="gpu"):
+        assert not as_columns(jaxnet.init(jax.random.key(0), (784, 30, 10)), 1000)
