@@ -236,11 +236,12 @@ def backprop(
     x, y, weights = check_batch(params, x, y, weights)
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     shares = shares_of(x, None if weights is None else weights.ravel())
-    factors = shares if weights is None else jnp.expand_dims(shares, -1)
+    columns = as_columns(params, len(x))
+    factors = shares if weights is None else jnp.expand_dims(shares, 0 if columns else 1)
     layers, kind, products = params, net, ROWS
-    if as_columns(params, len(x)):
+    if columns:
         layers = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
-        x, y, kind, products, factors = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS, shares
+        x, y, kind, products = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS
     activations, logits = forward_pass(layers, x, kind.hidden, kind.output, products)
     # Scaling the last delta scales every other one, because the backward pass is linear.
     last_delta = output_delta(kind, activations[-1], logits, y, factors)

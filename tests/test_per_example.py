@@ -1,10 +1,6 @@
 """What is said of each example's gradient, against the gradients themselves by automatic differentiation."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
@@ -297,29 +293,6 @@ def test_half_precision_squares_do_not_overflow():
 
 
 # Under JAX's transformations
-
-
-def test_sharded_inputs():
-    """Examples spread over four devices give what one device gives; the devices are those of a process of their own."""
-    code = """
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-import jaxnet
-from helpers import assert_close
-from test_per_example import NET, QUANTITIES, fast_jit, problem
-params, x, y = problem((60, 3, 2), NET, n=8)
-mesh = jax.make_mesh((4,), ("examples",), axis_types=(jax.sharding.AxisType.Auto,))
-rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
-spread = jax.device_put((x, y), rows)
-assert len(spread[0].devices()) == 4
-for name, quantity in QUANTITIES.items():
-    quantity = fast_jit(quantity)
-    assert_close(quantity(params, *spread, NET, w=None), quantity(params, x, y, NET, w=None), tolerance=1e-5)
-"""
-    here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
