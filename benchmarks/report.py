@@ -172,7 +172,7 @@ def forest(labels: Sequence[str], series: Mapping[str, Sequence[Ratio | None]], 
         low = [max(0.0, found.value - found.low) for _, found in found]
         high = [max(0.0, found.high - found.value) for _, found in found]
         axes.errorbar(value, [row for row, _ in found], xerr=[low, high], fmt=marker, color=colour, markersize=4.5,
-                      linewidth=1.2, label=name)  # fmt: skip
+                      linewidth=1.2, label=name if len(series) > 1 else None)  # fmt: skip
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -378,7 +378,8 @@ def figure_of(found: Sequence[Found]) -> Figure:
         shown = sizes if len(sizes) < 4 else sizes[1::2]
         panel.set(xticks=shown, xticklabels=[f"{size:,}" for size in shown])
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        if panel.get_ylim()[1] > 10 * panel.get_ylim()[0]:
+            panel.yaxis.set_minor_formatter(NullFormatter())
         finish(panel, axis.name, "ms", f"{item.at_the_end.value:z.2f} at the large end", fontsize=8, loc="upper left")
     for panel in panels[len(found) :]:
         panel.remove()

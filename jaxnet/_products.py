@@ -109,7 +109,7 @@ def as_columns(params: Params, n: int) -> bool:
     """Whether n examples go through the passes as columns: on a CPU, if they are many for this network.
 
     Carrying back takes a transposed weight, which pays where there are more examples than units, or few units. Measured
-    by benchmarks/gradients.py: 0.6 to 1.0 of the time of the same with examples as rows.
+    by benchmarks/gradients.py: 0.4 to 1.1 of the time of the same with examples as rows, mostly 0.6 to 0.9.
     """
     few = 32 if any(layer.weight.size > _TINY for layer in params) else 128
     carries = all(len(layer.weight) <= max(_NARROW, n // 2) for layer in params[1:])
