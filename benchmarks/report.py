@@ -100,7 +100,8 @@ def present(module: ModuleType, settings: Settings) -> None:
     name = module.__name__.rpartition(".")[2] if module.__name__ != "__main__" else Path(str(module.__file__)).stem
     folder = settings.output / page.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    limits, began = peaks(), time.perf_counter()
+    limits = peaks(1024, 3) if settings.quick else peaks()
+    began = time.perf_counter()
     report = module.measure(settings, limits)
     document = {
         "benchmark": name,

@@ -36,7 +36,7 @@ def benchmark_module(monkeypatch):
         return Report([table], bars, {"ratios": figure}, {"ratio": ratios[0], "nan": float("nan")}, [f"a note: {LONG}"])
 
     module.measure = measure
-    monkeypatch.setattr(report, "peaks", lambda: PEAKS)
+    monkeypatch.setattr(report, "peaks", lambda *_: PEAKS)
     return module
 
 
