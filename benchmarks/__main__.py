@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.markup import escape
 
 from benchmarks import MODULES, report
-from benchmarks.report import RESULTS, Flag, Path, console
+from benchmarks.report import RESULTS, Flag, console
 
 
 @dataclass(frozen=True)

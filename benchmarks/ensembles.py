@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ import optax
 from jax import Array, lax
 
 from benchmarks import report
-from benchmarks.harness import interleave, ratio
+from benchmarks.harness import interleave, operations, ratio
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
 
@@ -168,7 +167,7 @@ def measure_case(case: Case, rounds: int, peak: float) -> dict[str, Any]:
     )
     seconds, first = interleave(contenders, rounds)
     nanoseconds = {k: float(np.median(v)) / case.members / case.steps * 1e9 for k, v in seconds.items()}
-    flops = 6 * case.batch * sum(inputs * units for inputs, units in pairwise(case.sizes))
+    flops = operations(case.sizes, case.batch)
     params, x, y = problem(case)
     layout = ensemble.train(jax.random.key(1), params, (x, y), optimizer=SGD, epochs=0).layout
     return {

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -27,7 +26,7 @@ from jax import Array, lax
 
 import jaxnet
 from benchmarks import report
-from benchmarks.harness import Ratio, counts, geometric_mean, interleave, memory, ratio
+from benchmarks.harness import Ratio, counts, geometric_mean, interleave, memory, operations, ratio
 from benchmarks.programs import idiomatic_forward
 from benchmarks.report import Bar, Report, Table, forest, named
 
@@ -153,7 +152,7 @@ def measure_case(case: Case, rounds: int) -> dict[str, Any]:
         own = np.array(seconds["by hand"])
         row["ratios"] = {name: ratio(own, np.array(seconds[name])) for name in seconds if name != "by hand"}
         row["microseconds"] = float(np.median(own)) * 1e6
-        row["flops"] = operations(case)
+        row["flops"] = operations(case.sizes, case.batch)
         return row
 
 
@@ -197,12 +196,6 @@ def steps(case: Case, rounds: int) -> dict[str, np.ndarray]:
     contenders = {name: lambda program=program: program(*arguments, times) for name, program in programs.items()}
     seconds, _ = interleave(contenders, rounds)
     return {name: values / (times * batches) for name, values in seconds.items()}
-
-
-def operations(case: Case) -> int:
-    """Operations in the products of a gradient: forward, backward, and the contraction; none carry back to x."""
-    weights = [inputs * units for inputs, units in pairwise(case.sizes)]
-    return 2 * case.batch * (3 * sum(weights) - weights[0])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,14 +55,25 @@ def turns(programs: Mapping[str, Callable[..., Any]], arguments: tuple[Any, ...]
     single, _ = interleave({name: lambda p=p: p(*arguments) for name, p in programs.items()}, 3)
     calls = {name: max(1, round(TURN / float(seconds.min()))) for name, seconds in single.items()}
 
-    def repeat(program: Any, times: int) -> Any:
-        for _ in range(times - 1):
-            jax.block_until_ready(program(*arguments))
-        return program(*arguments)
-
-    contenders = {name: lambda p=p, name=name: repeat(p, calls[name]) for name, p in programs.items()}
+    contenders = {name: partial(repeated, partial(p, *arguments), calls[name]) for name, p in programs.items()}
     seconds, _ = interleave(contenders, rounds)
     return {name: values / calls[name] for name, values in seconds.items()}
+
+
+def repeated(run: Callable[[], Any], times: int) -> Any:
+    """What the last of so many calls returns, each but it waited for."""
+    for _ in range(times - 1):
+        jax.block_until_ready(run())
+    return run()
+
+
+def estimate(statistic: Callable[..., Any], *seconds: np.ndarray) -> tuple[float, float, float]:
+    """A statistic of medians over the rounds, the last axis, and its 95 % bootstrap interval: rounds drawn together."""
+    rounds = seconds[0].shape[-1]
+    rows = np.random.default_rng(0).integers(rounds, size=(2000, rounds))
+    drawn = statistic(*(np.median(values[..., rows], axis=-1) for values in seconds))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(statistic(*(np.median(values, axis=-1) for values in seconds))), float(low), float(high)
 
 
 class Ratio(NamedTuple):
@@ -82,11 +95,7 @@ class Ratio(NamedTuple):
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio:
     """The ratio of the medians of two contenders that took turns."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(numerator), size=(2000, len(numerator)))
-    drawn = np.median(numerator[rows], axis=1) / np.median(denominator[rows], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Ratio(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
+    return Ratio(*estimate(np.divide, numerator, denominator))
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -110,6 +119,12 @@ def counts(compiled: Any) -> dict[str, float]:
     """Floating-point operations and bytes read and written, as the compiler counts them; a loop's body counts once."""
     found = compiled.cost_analysis()
     return {"flops": float(found.get("flops", 0)), "bytes": float(found.get("bytes accessed", 0))}
+
+
+def operations(sizes: Sequence[int], n: int) -> int:
+    """Operations in the products of a gradient: forward, backward, and the contraction; none carry back to x."""
+    weights = [inputs * units for inputs, units in pairwise(sizes)]
+    return 2 * n * (3 * sum(weights) - weights[0])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

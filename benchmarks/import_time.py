@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import report
-from benchmarks.harness import ratio
+from benchmarks.harness import estimate, ratio
 from experiments._drawing import STYLES, finish, new_figure
 
 ROOT = Path(__file__).parents[1]
@@ -166,9 +166,7 @@ def stages(gradients: Sequence[str], rounds: int) -> dict[tuple[str, str], np.nd
 
 def difference(more: np.ndarray, less: np.ndarray) -> Difference:
     """The difference of the medians of two contenders that took turns."""
-    rows = np.random.default_rng(0).integers(len(more), size=(2000, len(more)))
-    low, high = np.quantile(np.median(more[rows], axis=1) - np.median(less[rows], axis=1), [0.025, 0.975])
-    return Difference(float(np.median(more) - np.median(less)), float(low), float(high))
+    return Difference(*estimate(np.subtract, more, less))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from jax import lax
 
 import jaxnet
 from benchmarks import peers, report
-from benchmarks.harness import Ratio, interleave, ratio
+from benchmarks.harness import Ratio, interleave, operations, ratio
 from benchmarks.report import Bar, Report, Table
 from jaxnet import _loop
 
@@ -252,10 +251,9 @@ def profile_table(n: int, parts: Mapping[str, float], peak: float) -> Table:
         [name, f"{value * 1e3:.1f}", f"{value / n * BATCH * 1e6:.2f}", f"{value / whole:.0%}"]
         for name, value in parts.items()
     ]
-    # Forward pass and gradient of both layers, and the deltas of the hidden one.
-    operations = (4 * sum(a * b for a, b in pairwise(SIZES)) + 2 * SIZES[1] * SIZES[2]) * n
+    flops = operations(SIZES, n)
     note = (
-        f"Parts are differences of medians. Products are {operations / 1e9:.2f} GFLOP: {operations / whole / 1e9:.0f} "
+        f"Parts are differences of medians. Products are {flops / 1e9:.2f} GFLOP: {flops / whole / 1e9:.0f} "
         f"GFLOP/s over the whole epoch, where large ones reach {peak / 1e9:.0f}."
     )
     return Table("What the epoch is spent on", ["part", "ms", "µs a step", "share"], rows, note)

@@ -168,10 +168,10 @@ def forest(labels: Sequence[str], series: Mapping[str, Sequence[Ratio | None]], 
     for i, (name, ratios) in enumerate(series.items()):
         colour, _, marker = STYLES[i % len(STYLES)]
         shift = (i - (len(series) - 1) / 2) * 0.6 / len(series)
-        found = [(row + shift, found) for row, found in enumerate(ratios) if found is not None]
-        value = [found.value for _, found in found]
-        low = [max(0.0, found.value - found.low) for _, found in found]
-        high = [max(0.0, found.high - found.value) for _, found in found]
+        found = [(row + shift, one) for row, one in enumerate(ratios) if one is not None]
+        value = [one.value for _, one in found]
+        low = [max(0.0, one.value - one.low) for _, one in found]
+        high = [max(0.0, one.high - one.value) for _, one in found]
         axes.errorbar(value, [row for row, _ in found], xerr=[low, high], fmt=marker, color=colour, markersize=4.5,
                       linewidth=1.2, label=name if len(series) > 1 else None)  # fmt: skip
     axes.axvline(1, color="black", linewidth=0.8)

@@ -31,7 +31,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import jaxnet
 from benchmarks import report
-from benchmarks.harness import memory, turns
+from benchmarks.harness import estimate, memory, operations, turns
 from experiments._drawing import STYLES, finish, new_figure
 from jaxnet import ensemble
 
@@ -140,12 +140,6 @@ def members(count: int, steps: int) -> Callable[[], Any]:
     return lambda: ensemble.train(key, params, data, optimizer=SGD, epochs=steps, record_every=steps).params
 
 
-def operations(sizes: Sequence[int], n: int) -> float:
-    """Of the products in a gradient: forward, contraction, and backward through all layers but the first."""
-    weights = [inputs * units for inputs, units in pairwise(sizes)]
-    return 2 * n * (3 * sum(weights) - weights[0])
-
-
 def axes() -> list[Axis]:
     """All that can be measured here."""
     w, n, steps = 128, 512, 200
@@ -242,17 +236,8 @@ def slope(sizes: Sequence[int], values: np.ndarray) -> np.ndarray:
 
 def exponents(sizes: Sequence[int], seconds: np.ndarray) -> tuple[Exponent, Exponent]:
     """Over all sizes, and between the two largest."""
-    rounds = seconds.shape[1]
-    rows = np.random.default_rng(0).integers(rounds, size=(2000, rounds))
-    medians, drawn = np.median(seconds, axis=1), np.median(seconds[:, rows], axis=2)
-
-    def with_interval(value: np.ndarray, values: np.ndarray) -> Exponent:
-        return Exponent(float(value), *map(float, np.quantile(values, [0.025, 0.975])))
-
-    return (
-        with_interval(slope(sizes, medians), slope(sizes, drawn)),
-        with_interval(slopes(sizes, medians)[-1], slopes(sizes, drawn)[-1]),
-    )
+    overall = estimate(lambda medians: slope(sizes, medians), seconds)
+    return Exponent(*overall), Exponent(*estimate(lambda medians: slopes(sizes, medians)[-1], seconds))
 
 
 def reached_from(sizes: Sequence[int], seconds: np.ndarray, expected: float) -> int | None:
@@ -303,7 +288,7 @@ def table_of_sizes(found: Sequence[Found]) -> report.Table:
     for item in found:
         local = ["", *(f"{value:z.2f}" for value in slopes(item.sizes, item.medians))]
         for size, seconds, exponent, pages in zip(item.sizes, item.seconds, local, item.pages, strict=True):
-            median, low, high = (f"{value * 1e3:.4g}" for value in (np.median(seconds), *interval(seconds)))
+            median, low, high = (f"{value * 1e3:.4g}" for value in estimate(np.asarray, seconds))
             rows.append((item.axis.name, f"{size:,}", f"{median} [{low}, {high}]", exponent, f"{pages:,}"))
     columns = ("axis", "size", "ms", "exponent from the size before", "fresh pages")
     note = (
@@ -311,13 +296,6 @@ def table_of_sizes(found: Sequence[Found]) -> report.Table:
         "32 MB go back to the system after every call, so that the next one takes their pages anew."
     )
     return report.Table("Every size", columns, rows, note)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """A 95 % bootstrap interval of the median."""
-    rows = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = np.quantile(np.median(values[rows], axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def table_of_memory(found: dict[str, tuple[Sequence[int], list[float]]]) -> report.Table:
@@ -367,7 +345,7 @@ def figure_of(found: Sequence[Found]) -> Figure:
     for panel, item in zip(panels, found, strict=False):
         axis, sizes, milliseconds = item.axis, item.sizes, item.medians * 1e3
         colour, line, marker = STYLES[0]
-        low, high = np.transpose([interval(seconds) for seconds in item.seconds]) * 1e3
+        _, low, high = np.transpose([estimate(np.asarray, seconds) for seconds in item.seconds]) * 1e3
         panel.errorbar(sizes, milliseconds, yerr=[milliseconds - low, high - milliseconds], fmt=line + marker,
                        color=colour, markersize=4, linewidth=1.4, label="measured")  # fmt: skip
         colour, line, _ = STYLES[1]

@@ -5,7 +5,7 @@ documented; plain SGD on one hidden layer of sigmoid units with the squared erro
 to all. All start from the same parameters; after an epoch in the same order their parameters are compared with ours.
 scikit-learn has log-loss of a softmax only, and is compared with jaxnet trained on that.
 
-`train` is called for every epoch anew, as by who wants one epoch, so that what a call costs (some 2 ms: its checks, a
+`train` is called for every epoch anew, as by who wants one epoch, so that what a call costs (1 to 2 ms: its checks, a
 copy of the parameters, the history) counts each time; "ten epochs a call" is a tenth of a call for ten. The data is on
 the device before. Where others are slow, all take only the first examples. PyTorch is run on one thread or on all,
 whichever is faster in a short trial; so is the JAX step, which is handed batches, or gathers its rows from data on the
@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import jaxnet
 from benchmarks import peers, report
-from benchmarks.harness import TURN, Ratio, interleave, ratio
+from benchmarks.harness import TURN, Ratio, interleave, ratio, repeated
 from benchmarks.report import Bar, Report, Table
 from experiments._drawing import STYLES, finish, new_figure
 
@@ -126,17 +125,11 @@ def row(case: Case, batch: int, settings: Settings) -> Row:
     contenders[LONG] = peers.Jaxnet(problem, epochs=EPOCHS).epoch
     _, single = interleave(contenders, 0)
     calls = {name: max(1, round(TURN / seconds)) for name, seconds in single.items()}
-    turns = {name: partial(_repeated, epoch, calls[name]) for name, epoch in contenders.items()}
+    turns = {name: partial(repeated, epoch, calls[name]) for name, epoch in contenders.items()}
     seconds, _ = interleave(turns, settings.rounds, rest=0.1)
     epochs = {name: calls[name] * (EPOCHS if name == LONG else 1) for name in calls}
     order = (peers.OURS, LONG, *ready)
     return Row(n, {name: seconds[name] / epochs[name] for name in order}, ready, missing)
-
-
-def _repeated(epoch: Callable[[], Any], calls: int) -> Any:
-    for _ in range(calls - 1):
-        jax.block_until_ready(epoch())
-    return epoch()
 
 
 def numbers(found: Row) -> dict[str, Any]:
