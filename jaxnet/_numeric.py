@@ -15,9 +15,9 @@ def wide(dtype: DTypeLike) -> DTypeLike:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def square(v: Array) -> Array:
-    """‖v‖² over the last axis, at least in float32."""
-    return jnp.sum(v.astype(wide(v.dtype)) ** 2, axis=-1)
+def square(v: Array, axis: int = -1) -> Array:
+    """‖v‖² over an axis, at least in float32."""
+    return jnp.sum(v.astype(wide(v.dtype)) ** 2, axis=axis)
 
 
 def total_square(tree: Any) -> Array:

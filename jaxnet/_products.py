@@ -22,12 +22,25 @@ from jaxnet.network import Network, Params
 
 
 class Products(NamedTuple):
-    """The products of the passes, for one way to lay out arrays."""
+    """The products of a layer in the passes, for one way to lay out its arrays."""
 
     weigh: Callable[[Array, Array], Array]  # h, W -> h Wᵀ
     carry_back: Callable[[Array, Array], Array]  # δ, W -> δ W
     outer: Callable[[Array, Array], Array]  # δ, h -> δᵀ h, summed over the examples
     total: Callable[[Array], Array]  # δ -> Σ δ, summed over the examples
+    inputs: int  # the axis of inputs in h
+    units: int  # the axis of units in δ
+
+
+class Layout(NamedTuple):
+    """How activations and deltas lie: the products of the first layer, whose h is x, and of the others."""
+
+    first: Products
+    others: Products
+
+    def layers(self, number: int) -> list[Products]:
+        """The products of so many layers."""
+        return [self.first, *[self.others] * (number - 1)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -74,7 +87,8 @@ def _total(delta: Array) -> Array:
     return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
 
 
-ROWS = Products(weigh, _carry_back, outer, _total)
+_AS_ROWS = Products(weigh, _carry_back, outer, _total, inputs=-1, units=-1)
+ROWS = Layout(_AS_ROWS, _AS_ROWS)
 """Activations and deltas are (..., units), biases (units,)."""
 
 
@@ -101,8 +115,15 @@ def _total_columns(delta: Array) -> Array:
     return jnp.sum(delta, axis=-1)
 
 
-COLUMNS = Products(lambda h, weight: weight @ h, _carry_back_columns, _outer_columns, _total_columns)
+AS_COLUMNS = Products(
+    lambda h, weight: weight @ h, _carry_back_columns, _outer_columns, _total_columns, inputs=-2, units=-2
+)
 """Activations and deltas are (units, n), biases (units, 1); each with an axis of networks before it, or not."""
+
+COLUMNS = Layout(
+    AS_COLUMNS._replace(weigh=lambda x, weight: weight @ x.T, outer=lambda delta, x: delta @ x, inputs=-1), AS_COLUMNS
+)
+"""The same, of inputs that stay as they come, (n, inputs): XLA would make a transposed copy of them."""
 
 
 def as_columns(params: Params, n: int) -> bool:

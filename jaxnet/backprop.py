@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxnet._products import COLUMNS, ROWS, Products, as_columns, in_columns
+from jaxnet._products import COLUMNS, ROWS, Layout, as_columns, in_columns
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
 from jaxnet.network import Layer, Network, Params, check_network
@@ -50,14 +50,15 @@ class Signals(NamedTuple):
 
 
 def forward_pass(
-    params: Params, x: Array, hidden: Activation, output: Activation, products: Products = ROWS
+    params: Params, x: Array, hidden: Activation, output: Activation, layout: Layout = ROWS
 ) -> tuple[tuple[Array, ...], Array]:
     """Activations of every layer, the input first, and the logits aᴸ.
 
     h⁰ = x;  aˡ = hˡ⁻¹ Wˡᵀ + bˡ;  hˡ = s(aˡ)
     """
     activations, a = [x], x
-    for layer, s in zip(params, [hidden] * (len(params) - 1) + [output], strict=True):
+    functions = [hidden] * (len(params) - 1) + [output]
+    for layer, s, products in zip(params, functions, layout.layers(len(params)), strict=True):
         a = products.weigh(activations[-1], layer.weight)
         a = a + jnp.broadcast_to(layer.bias, a.shape)
         activations.append(s(a))
@@ -77,7 +78,7 @@ def backward_pass(
     activations: tuple[Array, ...],
     last_delta: Array,
     hidden: Activation,
-    products: Products = ROWS,
+    layout: Layout = ROWS,
 ) -> tuple[Array, ...]:
     """Deltas of every layer, the first layer first, from back to front.
 
@@ -85,15 +86,35 @@ def backward_pass(
     """
     deltas = [last_delta]
     for layer, h in zip(reversed(params[1:]), reversed(activations[1:-1]), strict=True):
-        deltas.append(hidden.times_derivative(h, products.carry_back(deltas[-1], layer.weight)))
+        deltas.append(hidden.times_derivative(h, layout.others.carry_back(deltas[-1], layer.weight)))
     return tuple(reversed(deltas))
 
 
-def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...], products: Products = ROWS) -> list[Layer]:
+def both_passes(
+    params: Params, x: Array, y: Array, net: Network, factors: Array | float = 1.0
+) -> tuple[Array, Signals, Layout]:
+    """The losses (n,) of rows of examples, and what the passes leave in the layout that is fastest, which comes too.
+
+    Each example's deltas are times its factor, of (n,), or one for all. The activations begin with x, as it came.
+    """
+    layout = ROWS
+    if as_columns(params, len(x)):
+        layout = COLUMNS
+        params = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
+        y, net = y.T, in_columns(net.hidden, net.output, net.loss)
+    if isinstance(factors, Array):
+        factors = jnp.expand_dims(factors, layout.others.units)
+    activations, logits = forward_pass(params, x, net.hidden, net.output, layout)
+    last_delta = output_delta(net, activations[-1], logits, y, factors)
+    deltas = backward_pass(params, activations, last_delta, net.hidden, layout)
+    return losses_of(net, activations[-1], logits, y), Signals(activations, deltas), layout
+
+
+def contract(activations: tuple[Array, ...], deltas: tuple[Array, ...], layout: Layout = ROWS) -> list[Layer]:
     """The gradient of each layer summed over the examples: δˡᵀ hˡ⁻¹ and Σ δˡ."""
     return [
         Layer(weight=products.outer(delta, h), bias=products.total(delta))
-        for h, delta in zip(activations[:-1], deltas, strict=True)
+        for h, delta, products in zip(activations[:-1], deltas, layout.layers(len(deltas)), strict=True)
     ]
 
 
@@ -236,18 +257,10 @@ def backprop(
     x, y, weights = check_batch(params, x, y, weights)
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     shares = shares_of(x, None if weights is None else weights.ravel())
-    columns = as_columns(params, len(x))
-    factors = shares if weights is None else jnp.expand_dims(shares, 0 if columns else 1)
-    layers, kind, products = params, net, ROWS
-    if columns:
-        layers = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
-        x, y, kind, products = x.T, y.T, in_columns(net.hidden, net.output, net.loss), COLUMNS
-    activations, logits = forward_pass(layers, x, kind.hidden, kind.output, products)
     # Scaling the last delta scales every other one, because the backward pass is linear.
-    last_delta = output_delta(kind, activations[-1], logits, y, factors)
-    deltas = backward_pass(layers, activations, last_delta, kind.hidden, products)
-    gradients = add_penalty(net, contract(activations, deltas, products), params)
-    value = cost_of(params, losses_of(kind, activations[-1], logits, y), shares, net)
+    losses, found, layout = both_passes(params, x, y, net, shares)
+    gradients = add_penalty(net, contract(*found, layout), params)
+    value = cost_of(params, losses, shares, net)
     return value, in_structure_of(params, gradients)
 
 

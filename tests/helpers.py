@@ -1,5 +1,8 @@
 """Networks of every kind, random problems for them, and the comparison all tests use."""
 
+import sys
+from unittest import mock
+
 import jax
 import numpy as np
 
@@ -55,3 +58,8 @@ def write_digits_as_mnist(folder, scale, train, test):
         for kind, array in (("images-idx3", images[rows]), ("labels-idx1", labels[rows])):
             (folder / f"{part}-{kind}-ubyte").write_bytes(idx(array))
     return images, labels
+
+
+def in_form(columns):
+    """Every batch goes through the passes as columns, or as rows."""
+    return mock.patch.object(sys.modules["jaxnet.backprop"], "as_columns", return_value=columns)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import ACTIVATIONS, OUTPUTS_AND_LOSSES, assert_close, name_of, problem
+from helpers import ACTIVATIONS, OUTPUTS_AND_LOSSES, assert_close, in_form, name_of, problem
 from hypothesis import given, settings
 
 import jaxnet
@@ -17,7 +17,7 @@ from jaxnet import Layer, Network, activations, losses, per_example
 KEY = jax.random.key(11)
 NET = Network(activations.tanh, activations.softmax, losses.softmax_cross_entropy, l2=0.1)
 fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # most of a test is compiling
-WIDE = (60, 3, 2)  # its squares are taken in blocks, the last of which overlaps
+WIDE = (61, 3, 2)  # its squares are taken in blocks, the last of which overlaps
 
 
 class Referee:
@@ -100,10 +100,11 @@ EXACT = ("gradients", "norms", "dot_products", "second_moment", "variance", "noi
     scale=st.sampled_from([0.1, 1.0, 4.0]),
     weighted=st.booleans(),
     microbatch=st.sampled_from([None, 1, 2, 4, 100]),
+    columns=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_random_networks(sizes, n, hidden, end, l2, scale, weighted, microbatch, seed):
-    with jax.enable_x64(True):
+def test_random_networks(sizes, n, hidden, end, l2, scale, weighted, microbatch, columns, seed):
+    with jax.enable_x64(True), in_form(columns):
         net = Network(hidden, *end, l2=l2)
         params, x, y = problem(sizes, net, n=n, dtype="float64", seed=seed, scale=scale)
         weights = jax.random.uniform(jax.random.key(seed), (n,)) if weighted else None
@@ -131,6 +132,16 @@ def actual_and_expected(microbatch, params, x, y, net, weights):
         clipped = per_example.clipped_gradient(params, x, y, net, weights, bound=bound, microbatch=microbatch)
         microbatch = None  # once is enough
         yield clipped, (plain[0], plain[1] if bound is jnp.inf else referee.clipped(bound))
+
+
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_rows_and_columns_give_the_same(name, x64):
+    params, x, y = problem(WIDE, NET, n=5, dtype="float64")
+    found = []
+    for columns in (True, False):
+        with in_form(columns):
+            found.append(fast_jit(partial(QUANTITIES[name], w=jnp.arange(5.0)))(params, x, y, NET))
+    assert_close(*found, tolerance=1e-10)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])

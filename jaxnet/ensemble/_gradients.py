@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnet._numeric import add_up
-from jaxnet._products import COLUMNS, Products, in_columns
+from jaxnet._products import AS_COLUMNS, Layout, Products, in_columns
 from jaxnet.activations import Activation, sigmoid
 from jaxnet.backprop import backward_pass, contract, forward_pass, losses_of, output_delta
 from jaxnet.network import Layer, Network
@@ -57,9 +57,9 @@ class _Form(NamedTuple):
     of_one: tuple[int, int]  # the axes of one member's weight
 
 
-_STACKED = _Form(COLUMNS._replace(total=_total_stacked), -1, (1, 2))
+_STACKED = _Form(AS_COLUMNS._replace(total=_total_stacked), -1, (1, 2))
 _MEMBERS_LAST = _Form(
-    Products(_weigh_members_last, _carry_back_members_last, _outer_members_last, _total_members_last), 0, (0, 1)
+    Products(_weigh_members_last, _carry_back_members_last, _outer_members_last, _total_members_last, -2, -2), 0, (0, 1)
 )
 
 
@@ -107,17 +107,18 @@ def gradients(
     ``own`` says so; l2 is (m,), () or None.
     """
     products, example, of_one = _MEMBERS_LAST if members_last else _STACKED
+    layout = Layout(products, products)
     net = _functions(net, members_last)
     layers, x, y, weights = _laid_out(members_last, params, batch, own)
-    activations, logits = forward_pass(layers, x, net.hidden, net.output, products)
+    activations, logits = forward_pass(layers, x, net.hidden, net.output, layout)
     y = jnp.broadcast_to(y, logits.shape)
     if weights is None:
         weights = jnp.ones((len(x), 1) if members_last else (1, x.shape[-1]), x.dtype)
     total = jnp.sum(weights, axis=example, keepdims=True)
     shares = weights / jnp.where(total == 0, 1, total)
     last_delta = output_delta(net, activations[-1], logits, y) * jnp.expand_dims(shares, -2)
-    deltas = backward_pass(layers, activations, last_delta, net.hidden, products)
-    grads = contract(activations, deltas, products)
+    deltas = backward_pass(layers, activations, last_delta, net.hidden, layout)
+    grads = contract(activations, deltas, layout)
     costs = products.total(losses_of(net, activations[-1], logits, y) * shares)
     if l2 is not None:
         costs = costs + l2 / 2 * add_up([jnp.sum(layer.weight**2, axis=of_one) for layer in params])

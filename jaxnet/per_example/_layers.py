@@ -1,28 +1,54 @@
-"""Contractions over the examples, one layer at a time, in the memory of a plain gradient."""
+"""Examples as rows with their shares, and contractions over them, a layer at a time, in the memory of a gradient."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnet._products import outer
-from jaxnet.backprop import Signals
-from jaxnet.network import Layer
+from jaxnet._numeric import wide
+from jaxnet._products import Layout, Products
+from jaxnet._validate import check_batch
+from jaxnet.backprop import Signals, contract, shares_of
+from jaxnet.network import Layer, Network, Params, check_network
 
 
-def last_layer_first(contraction: Callable[[Array, Array], Layer], signals: Signals) -> list[Layer]:
+def rows_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any = None) -> tuple[Array, Array, Array]:
+    """Inputs (n, inputs), targets (n, outputs), and the share of each in a mean (n,), at least float32."""
+    check_network(net)
+    x, y, weights = check_batch(params, x, y, weights)
+    n = math.prod(x.shape[:-1])
+    shares = jnp.asarray(shares_of(x, weights), wide(x.dtype))
+    return x.reshape(n, -1), y.reshape(n, -1), jnp.broadcast_to(shares.ravel(), (n,))
+
+
+def each_layer(params: Params, found: Signals, layout: Layout) -> zip[tuple[Layer, Array, Array, Products]]:
+    """Of every layer its parameters, inputs h, deltas, and the products for them."""
+    return zip(params, found.activations[:-1], found.deltas, layout.layers(len(params)), strict=True)
+
+
+def mean_gradient(found: Signals, shares: Array, layout: Layout) -> list[Layer]:
+    """Σᵢ sᵢ gᵢ, the mean gradient of the losses, layer by layer."""
+    scale = jnp.expand_dims(shares, layout.others.units)
+    return contract(found.activations, tuple(delta * scale for delta in found.deltas), layout)
+
+
+def last_layer_first(
+    contraction: Callable[[Array, Array, Products], Layer], found: Signals, layout: Layout
+) -> list[Layer]:
     """Contract (h, δ) of each layer, from back to front, each δ only when the layer behind it is done.
 
     A layer's activations and deltas are then free when the next contraction begins. XLA by itself takes the layers in
     any order, and holds all of them, and what is made of them, at once: up to twice the memory of a gradient.
     """
     layers: list[Layer] = []
-    for h, delta in zip(reversed(signals.activations[:-1]), reversed(signals.deltas), strict=True):
-        if layers:
-            delta = after(layers[-1].weight, delta)
-        layers.append(contraction(h, delta))
+    products = layout.layers(len(found.deltas))
+    for l in reversed(range(len(products))):
+        delta = after(layers[-1].weight, found.deltas[l]) if layers else found.deltas[l]
+        layers.append(contraction(found.activations[l], delta, products[l]))
     return layers[::-1]
 
 
@@ -35,26 +61,28 @@ def after(done: Array, value: Array) -> Array:
     return jnp.where(first == first, value, first)
 
 
-_BLOCK = 48
+_BLOCK = 16
+"""The smallest block of inputs that is squared at once."""
 
 
-def outer_of_squares(delta2: Array, h: Array) -> Layer:
-    """The products (δ²)ᵀ h² and Σ δ², summed over the examples: (..., units), (..., inputs) to a layer.
+def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
+    """The products (δ²)ᵀ h² and Σ δ², summed over the examples, which are as ``products`` has them: a layer.
 
-    A product needs h² in memory, which for a layer of few units is many times everything else; so it is squared in
-    blocks of inputs. Measured by benchmarks/quantities.py.
+    A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so it is squared
+    in blocks of inputs, each about a quarter of the units. Measured by benchmarks/quantities.py.
     """
-    units, inputs = delta2.shape[-1], h.shape[-1]
-    examples = tuple(range(h.ndim - 1))
-    bias = jnp.sum(delta2, axis=examples)
-    if inputs <= max(2 * units, _BLOCK):
-        return Layer(outer(delta2, after(bias, h) ** 2), bias)
+    units, inputs = delta2.shape[products.units], h.shape[products.inputs]
+    bias = products.total(delta2)
+    if inputs <= max(_BLOCK, units):
+        return Layer(products.outer(delta2, after(bias, h) ** 2), bias)
+    blocks = math.ceil(inputs / max(_BLOCK, units // 4))
+    size = math.ceil(inputs / blocks)
 
     def block(i: Array, weight: Array) -> Array:
-        start = jnp.minimum(i * _BLOCK, inputs - _BLOCK)  # the last one overlaps the one before
-        h2 = lax.dynamic_slice_in_dim(h, start, _BLOCK, axis=-1) ** 2
-        return lax.dynamic_update_slice_in_dim(weight, jnp.tensordot(delta2, h2, (examples, examples)), start, axis=1)
+        start = jnp.minimum(i * size, inputs - size)  # the last one overlaps the one before
+        h2 = lax.dynamic_slice_in_dim(h, start, size, axis=products.inputs) ** 2
+        return lax.dynamic_update_slice_in_dim(weight, products.outer(delta2, h2), start, axis=1)
 
     # The result's memory serves others until then.
     nothing = after(bias, jnp.zeros((units, inputs), h.dtype))
-    return Layer(lax.fori_loop(0, -(-inputs // _BLOCK), block, nothing), bias)
+    return Layer(lax.fori_loop(0, blocks, block, nothing), bias)

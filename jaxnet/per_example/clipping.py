@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,22 +10,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxnet._numeric import add_up, wide
-from jaxnet._validate import check_batch, check_key, checked_count, checked_scalar
+from jaxnet._numeric import add_up
+from jaxnet._products import Products
+from jaxnet._validate import check_key, checked_count, checked_scalar
 from jaxnet.backprop import (
-    Signals,
     add_penalty,
-    backward_pass,
-    contract,
+    both_passes,
     cost_of,
-    forward_pass,
     in_structure_of,
-    losses_of,
-    output_delta,
-    shares_of,
 )
-from jaxnet.network import Layer, Network, Params, check_network
-from jaxnet.per_example._layers import last_layer_first
+from jaxnet.network import Layer, Network, Params
+from jaxnet.per_example._layers import last_layer_first, rows_and_shares
 from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["clipped_gradient", "private_gradient"]
@@ -80,7 +74,7 @@ def clipped_gradient(
     >>> print(f"{optax.tree.norm(grads):.4f}")
     0.0100
     """
-    x, y, shares = _rows_and_shares(params, x, y, net, weights)
+    x, y, shares = rows_and_shares(params, x, y, net, weights)
     bounds = _checked_bounds(bound, len(params), shares.dtype)
     found = _clipped_sum(params, x, y, shares, net, bounds, microbatch)
     layers = found.layers
@@ -156,7 +150,7 @@ def private_gradient(
     True
     """
     check_key(key)
-    x, y, shares = _rows_and_shares(params, x, y, net, weights)
+    x, y, shares = rows_and_shares(params, x, y, net, weights)
     bounds = _checked_bounds(bound, len(params), shares.dtype)
     if isinstance(noise_multiplier, (int, float)) and not noise_multiplier >= 0:
         raise ValueError(f"noise_multiplier is {noise_multiplier}, expected a number >= 0")
@@ -235,20 +229,18 @@ def _clipped_sum(
 
 
 def _clipped_sum_at_once(params: Params, x: Array, y: Array, shares: Array, net: Network, bounds: list[Array]) -> _Sum:
-    activations, logits = forward_pass(params, x, net.hidden, net.output)
-    last_delta = output_delta(net, activations[-1], logits, y)
-    found = Signals(activations, backward_pass(params, activations, last_delta, net.hidden))
-    factors = _factors(squared_norms(params, found, net), bounds)
-    scales = [(shares * factor).astype(x.dtype)[:, None] for factor in factors]
+    losses, found, layout = both_passes(params, x, y, net)
+    factors = _factors(squared_norms(params, found, net, layout), bounds)
+    scales = [jnp.expand_dims((shares * factor).astype(x.dtype), layout.others.units) for factor in factors]
     scaled = iter(reversed(scales))
 
-    def contraction(h: Array, delta: Array) -> Layer:
-        (layer,) = contract((h, h), (delta * next(scaled),))
-        return layer
+    def contraction(h: Array, delta: Array, products: Products) -> Layer:
+        delta = delta * next(scaled)
+        return Layer(products.outer(delta, h), products.total(delta))
 
-    loss = jnp.sum(losses_of(net, activations[-1], logits, y) * shares.astype(x.dtype))
+    loss = jnp.sum(losses * shares.astype(x.dtype))
     dropped = [jnp.sum(shares * (1 - factor)).astype(x.dtype) for factor in factors]
-    return _Sum(loss, last_layer_first(contraction, found), dropped)
+    return _Sum(loss, last_layer_first(contraction, found, layout), dropped)
 
 
 def _factors(squares: list[Array], bounds: list[Array]) -> list[Array]:
@@ -265,15 +257,6 @@ def _factor(square: Array, bound: Array) -> Array:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checks
-
-
-def _rows_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Array, Array, Array]:
-    """Inputs (n, inputs), targets (n, outputs), and the share of each in a mean (n,), at least float32."""
-    check_network(net)
-    x, y, weights = check_batch(params, x, y, weights)
-    n = math.prod(x.shape[:-1])
-    shares = jnp.asarray(shares_of(x, weights), wide(x.dtype))
-    return x.reshape(n, -1), y.reshape(n, -1), jnp.broadcast_to(shares.ravel(), (n,))
 
 
 def _checked_bounds(bound: Any, layers: int, dtype: Any) -> list[Array]:

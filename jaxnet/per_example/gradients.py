@@ -9,10 +9,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, square, total_square
-from jaxnet._products import weigh
+from jaxnet._products import Layout, weigh
 from jaxnet._validate import describe
-from jaxnet.backprop import Signals, backprop, in_structure_of, signals
+from jaxnet.backprop import Signals, add_penalty, both_passes, in_structure_of, signals
 from jaxnet.network import Layer, Network, Params
+from jaxnet.per_example._layers import each_layer, mean_gradient, rows_and_shares
 
 __all__ = ["cosine_to_mean", "dot_products", "gradients", "norms"]
 
@@ -51,18 +52,20 @@ def norms(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) 
     >>> jaxnet.per_example.norms(params, *jaxnet.data.xor())  # δ = ±1/4, and h = ½ of three units
     Array([0.3307189, 0.3307189, 0.3307189, 0.3307189], dtype=float32)
     """
-    found = signals(params, x, y, net)
-    return _root(add_up(squared_norms(params, found, net))).astype(found.deltas[0].dtype)
+    rows, targets, _ = rows_and_shares(params, x, y, net)
+    _, found, layout = both_passes(params, rows, targets, net)
+    lengths = _root(add_up(squared_norms(params, found, net, layout)))
+    return lengths.astype(rows.dtype).reshape(jnp.shape(x)[:-1])
 
 
-def squared_norms(params: Params, found: Signals, net: Network) -> list[Array]:
+def squared_norms(params: Params, found: Signals, net: Network, layout: Layout) -> list[Array]:
     """‖gᵢˡ‖² of each layer l: (n,), at least float32."""
     squares = []
-    for layer, h, delta in zip(params, found.activations[:-1], found.deltas, strict=True):
-        part = square(delta) * (square(h) + 1)
+    for layer, h, delta, products in each_layer(params, found, layout):
+        part = square(delta, products.units) * (square(h, products.inputs) + 1)
         if net.penalised:
             l2 = jnp.asarray(net.l2, part.dtype)
-            along = jnp.sum(delta * weigh(h, layer.weight), axis=-1).astype(part.dtype)
+            along = jnp.sum(delta * products.weigh(h, layer.weight), axis=products.units).astype(part.dtype)
             part += 2 * l2 * along + l2**2 * total_square(layer.weight)
         squares.append(part)
     return squares
@@ -158,14 +161,17 @@ def cosine_to_mean(
     >>> jaxnet.per_example.cosine_to_mean(params, x[:1], y[:1])
     Array([1.], dtype=float32)
     """
-    found = signals(params, x, y, net)
-    _, mean = backprop(params, x, y, net, weights)
-    products = []
-    for layer, g, h, delta in zip(params, mean, found.activations[:-1], found.deltas, strict=True):
-        product = jnp.sum(delta * (weigh(h, g.weight) + jnp.broadcast_to(g.bias, delta.shape)), axis=-1)
+    rows, targets, shares = rows_and_shares(params, x, y, net, weights)
+    _, found, layout = both_passes(params, rows, targets, net)
+    mean = add_penalty(net, mean_gradient(found, shares.astype(rows.dtype), layout), params)
+    along = []
+    for (layer, h, delta, products), g in zip(each_layer(params, found, layout), mean, strict=True):
+        product = jnp.sum(delta * products.weigh(h, g.weight), axis=products.units)
+        product += jnp.squeeze(layout.others.weigh(delta, g.bias[None]), products.units)
         if net.penalised:
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
-        products.append(product)
+        along.append(product)
     length = jnp.sqrt(total_square(mean))
-    lengths = (_root(add_up(squared_norms(params, found, net))) * length).astype(products[0].dtype)
-    return jnp.clip(jnp.where(lengths > 0, add_up(products) / jnp.where(lengths > 0, lengths, 1), 0), -1, 1)
+    lengths = (_root(add_up(squared_norms(params, found, net, layout))) * length).astype(rows.dtype)
+    cosines = jnp.where(lengths > 0, add_up(along) / jnp.where(lengths > 0, lengths, 1), 0)
+    return jnp.clip(cosines, -1, 1).reshape(jnp.shape(x)[:-1])

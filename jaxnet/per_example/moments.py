@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -11,10 +10,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, total_square
-from jaxnet._validate import check_batch
-from jaxnet.backprop import Signals, add_penalty, contract, in_structure_of, shares_of, signals
+from jaxnet._products import Layout, Products
+from jaxnet.backprop import Signals, add_penalty, both_passes, in_structure_of
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import last_layer_first, outer_of_squares
+from jaxnet.per_example._layers import last_layer_first, mean_gradient, outer_of_squares, rows_and_shares
 from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
@@ -35,14 +34,14 @@ def second_moment(
     >>> jaxnet.per_example.second_moment(params, *jaxnet.data.xor())[1].bias  # every δ is ±1/4
     Array([0.0625], dtype=float32)
     """
-    found, shares = _signals_and_shares(params, x, y, net, weights)
-    layers = _mean_of_squares(found, shares)
+    found, shares, layout = _passes(params, x, y, net, weights)
+    layers = _mean_of_squares(found, shares, layout)
     if net.penalised:
         l2 = jnp.asarray(net.l2, layers[0].weight.dtype)
         # The mean of (a + l2 W)² is that of a², and (mean a + l2 W)² less (mean a)².
         layers = [
             square._replace(weight=square.weight + l2 * layer.weight * (2 * mean.weight + l2 * layer.weight))
-            for square, mean, layer in zip(layers, _mean(found, shares), params, strict=True)
+            for square, mean, layer in zip(layers, mean_gradient(found, shares, layout), params, strict=True)
         ]
     return in_structure_of(params, layers)
 
@@ -64,8 +63,9 @@ def variance(
     >>> jaxnet.per_example.variance(params, *jaxnet.data.xor())[1].bias  # δ is 1/4 twice and −1/4 twice
     Array([0.0625], dtype=float32)
     """
-    found, shares = _signals_and_shares(params, x, y, net, weights)
-    return in_structure_of(params, _variance(found, shares, _mean(found, shares)))
+    found, shares, layout = _passes(params, x, y, net, weights)
+    mean = mean_gradient(found, shares, layout)
+    return in_structure_of(params, _variance(found, shares, layout, mean))
 
 
 def signal_to_noise(
@@ -83,12 +83,12 @@ def signal_to_noise(
     >>> jaxnet.per_example.signal_to_noise(params, *jaxnet.data.xor())[1].bias  # the examples cancel
     Array([0.], dtype=float32)
     """
-    found, shares = _signals_and_shares(params, x, y, net, weights)
-    mean = _mean(found, shares)
+    found, shares, layout = _passes(params, x, y, net, weights)
+    mean = mean_gradient(found, shares, layout)
     return jax.tree.map(
         lambda g, var: jnp.where(g == 0, 0, g**2 / var),
         in_structure_of(params, add_penalty(net, mean, params)),
-        in_structure_of(params, _variance(found, shares, mean)),
+        in_structure_of(params, _variance(found, shares, layout, mean)),
     )
 
 
@@ -113,13 +113,12 @@ def noise_and_signal(
     >>> bool(noise > 0)
     True
     """
-    found, shares = _signals_and_shares(params, x, y, net, weights)
-    n = math.prod(found.deltas[0].shape[:-1])
-    if n < 2:
-        raise ValueError(f"x has {n} example, expected at least 2: the noise is their spread")
-    mean = _mean(found, shares)
+    found, shares, layout = _passes(params, x, y, net, weights)
+    if len(shares) < 2:
+        raise ValueError(f"x has {len(shares)} example, expected at least 2: the noise is their spread")
+    mean = mean_gradient(found, shares, layout)
     unpenalised = Network(net.hidden, net.output, net.loss)
-    squares = add_up(squared_norms(params, found, unpenalised))
+    squares = add_up(squared_norms(params, found, unpenalised, layout))
     shares = shares.astype(squares.dtype)
     spread = jnp.sum(shares**2)
     noise = (jnp.sum(shares * squares) - total_square(mean)) / (1 - spread)
@@ -147,21 +146,22 @@ def noise_scale(
     return noise / signal
 
 
-def _signals_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Signals, Array]:
+def _passes(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Signals, Array, Layout]:
     """What the passes leave, and the share sᵢ of each example in a mean: (n,)."""
-    found = signals(params, x, y, net)
-    x, _, weights = check_batch(params, x, y, weights)
-    return found, jnp.broadcast_to(jnp.asarray(shares_of(x, weights), x.dtype), x.shape[:-1])
+    x, y, shares = rows_and_shares(params, x, y, net, weights)
+    _, found, layout = both_passes(params, x, y, net)
+    return found, shares.astype(x.dtype), layout
 
 
-def _mean(found: Signals, shares: Array) -> list[Layer]:
-    """The mean gradient of the losses."""
-    return contract(found.activations, tuple(delta * shares[..., None] for delta in found.deltas))
+def _mean_of_squares(found: Signals, shares: Array, layout: Layout) -> list[Layer]:
+    scale = jnp.expand_dims(shares, layout.others.units)
+
+    def contraction(h: Array, delta: Array, products: Products) -> Layer:
+        return outer_of_squares(delta**2 * scale, h, products)
+
+    return last_layer_first(contraction, found, layout)
 
 
-def _mean_of_squares(found: Signals, shares: Array) -> list[Layer]:
-    return last_layer_first(lambda h, delta: outer_of_squares(delta**2 * shares[..., None], h), found)
-
-
-def _variance(found: Signals, shares: Array, mean: list[Layer]) -> list[Layer]:
-    return jax.tree.map(lambda square, g: jnp.maximum(square - g**2, 0), _mean_of_squares(found, shares), mean)
+def _variance(found: Signals, shares: Array, layout: Layout, mean: list[Layer]) -> list[Layer]:
+    squares = _mean_of_squares(found, shares, layout)
+    return jax.tree.map(lambda square, g: jnp.maximum(square - g**2, 0), squares, mean)
