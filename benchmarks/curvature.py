@@ -112,7 +112,7 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         params, _, x, _ = data(sizes, KERNEL_EXAMPLES)
         programs = kernel_contenders(params, x)
         title = f"Tangent kernel of {KERNEL_EXAMPLES} examples: {named(sizes)}"
-        table, rows = _table(title, programs, turns(programs, (params, x), rounds), "empirical_ntk")
+        table, rows = _table(title, programs, turns(programs, (params, x), rounds, rest=0.1), "empirical_ntk")
         aim, einsum = KERNEL_AIMS[sizes, n], rows["Jacobians, einsum"]["ratio"]
         text = f"{named(sizes)}: tangent kernel {aim} times faster than contracting Jacobians"
         bars.append(Bar(text, str(einsum), einsum.value >= aim))

@@ -27,9 +27,9 @@ def interleave(
     """Seconds of each contender in each round, and of its first call, which compiles and is not among the rounds.
 
     A contender returns what must be ready before the clock stops. ``rest`` is how many seconds pass before each turn:
-    the threads of other libraries go on spinning for some hundredths of a second after their last product, and would
-    take a core from whoever comes next. ``warm=False`` leaves out the first call, for programs that are compiled
-    already and long.
+    the threads of other libraries go on spinning for some hundredths of a second after their last product, and a system
+    goes on with a gigabyte that was given back to it; both take a core from whoever comes next. ``warm=False`` leaves
+    out the first call, for programs that are compiled already and long.
     """
     first = {name: _seconds(run) for name, run in contenders.items()} if warm else {}
     seconds = {name: np.empty(rounds) for name in contenders}
@@ -50,13 +50,15 @@ TURN = 0.05
 """Seconds that a turn of a short program should last at the least: it is called many times in it, on warm caches."""
 
 
-def turns(programs: Mapping[str, Callable[..., Any]], arguments: tuple[Any, ...], rounds: int) -> dict[str, np.ndarray]:
+def turns(
+    programs: Mapping[str, Callable[..., Any]], arguments: tuple[Any, ...], rounds: int, *, rest: float = 0.0
+) -> dict[str, np.ndarray]:
     """Seconds a call of each program; a turn is as many calls as fill its time, one after the other."""
     single, _ = interleave({name: lambda p=p: p(*arguments) for name, p in programs.items()}, 3)
     calls = {name: max(1, round(TURN / float(seconds.min()))) for name, seconds in single.items()}
 
     contenders = {name: partial(repeated, partial(p, *arguments), calls[name]) for name, p in programs.items()}
-    seconds, _ = interleave(contenders, rounds)
+    seconds, _ = interleave(contenders, rounds, rest=rest)
     return {name: values / calls[name] for name, values in seconds.items()}
 
 

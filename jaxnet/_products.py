@@ -47,20 +47,20 @@ class Layout(NamedTuple):
 # Examples as rows
 
 # The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
-# transposed first, or only the smaller one; so for a narrow layer, or a single example, they are taken the other way
+# transposed first, or only the smaller one; so for a narrow layer, or few examples, they are taken the other way
 # round: units first. The barriers keep XLA from turning them back. Measured by benchmarks/gradients.py: down to 0.2
-# of the time of a whole step for a single example, 0.7 to 0.9 for larger batches.
+# of the time of a whole step for a single example, 0.6 to 0.9 for more.
 
-_NARROW = 48
-"""Units of a narrow layer."""
+_FEW = 48
+"""Units of a narrow layer, or examples of a small batch."""
 
 _TINY = 4
 """Numbers in a weight so small that XLA makes one loop of it all, which no barrier should part."""
 
 
 def _units_first(units: int, inputs: int, examples: tuple[int, ...]) -> bool:
-    narrow = units <= _NARROW and units * inputs > _TINY
-    return jax.default_backend() == "cpu" and (narrow or math.prod(examples) == 1)
+    few = min(units, math.prod(examples)) <= _FEW
+    return jax.default_backend() == "cpu" and few and units * inputs > _TINY
 
 
 def weigh(h: Array, weight: Array) -> Array:
@@ -102,7 +102,7 @@ ROWS = Layout(_AS_ROWS, _AS_ROWS)
 
 def _carry_back_columns(delta: Array, weight: Array) -> Array:
     turned = jnp.swapaxes(weight, -1, -2)
-    if weight.ndim > 2 or len(weight) <= _NARROW:
+    if weight.ndim > 2 or len(weight) <= _FEW:
         turned = lax.optimization_barrier(turned)
     return turned @ delta
 
@@ -133,7 +133,7 @@ def as_columns(params: Params, n: int) -> bool:
     by benchmarks/gradients.py: 0.4 to 1.1 of the time of the same with examples as rows, mostly 0.6 to 0.9.
     """
     few = 32 if any(layer.weight.size > _TINY for layer in params) else 128
-    carries = all(len(layer.weight) <= max(_NARROW, n // 2) for layer in params[1:])
+    carries = all(len(layer.weight) <= max(_FEW, n // 2) for layer in params[1:])
     return jax.default_backend() == "cpu" and n >= few and carries
 
 

@@ -7,7 +7,7 @@ over all parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +67,15 @@ def empirical_ntk(
     """
     check_network(net)
     x1 = _checked_matrix("x1", params, x1)
-    if outputs not in _PARTS:
-        raise ValueError(f"outputs is {outputs!r}, expected one of {', '.join(sorted(_PARTS))}")
+    contractions = {"full": partial(_full, elementwise=net.output.elementwise), "diagonal": _diagonal, "trace": _trace}
+    if outputs not in contractions:
+        raise ValueError(f"outputs is {outputs!r}, expected one of {', '.join(sorted(contractions))}")
     x2 = x1 if x2 is None else _checked_matrix("x2", params, x2)
     right = _derivatives(params, x2, net)
 
     def rows(x: Array) -> Array:
-        return _PARTS[outputs](right if x is x2 else _derivatives(params, x, net), right)
+        left = right if x is x2 else _derivatives(params, x, net)
+        return contractions[outputs](left, right)
 
     if block_size is None:
         return rows(x1)
@@ -134,21 +136,40 @@ def _checked_matrix(name: str, params: Params, x: ArrayLike) -> Array:
 def _derivatives(params: Params, x: Array, net: Network) -> Derivatives:
     """Both passes, with one backward pass for each output, all of them together."""
     activations, logits = forward_pass(params, x, net.hidden, net.output)
+    n, outputs = logits.shape
 
-    def backward(output_bar: Array) -> tuple[Array, ...]:
-        last_delta = net.output.times_derivative(activations[-1], jnp.broadcast_to(output_bar, logits.shape))
-        return backward_pass(params, activations, last_delta, net.hidden)
+    def along(output_bar: Array) -> Array:
+        return net.output.times_derivative(activations[-1], jnp.broadcast_to(output_bar, (n, outputs)))
 
-    basis = jnp.eye(logits.shape[1], dtype=logits.dtype)
-    return activations[:-1], jax.vmap(backward, out_axes=1)(basis)
+    last_delta = jax.vmap(along, out_axes=1)(jnp.eye(outputs, dtype=logits.dtype))
+    for_each = tuple(jnp.broadcast_to(h[:, None], (n, outputs, h.shape[1])) for h in activations)
+    return activations[:-1], backward_pass(params, for_each, last_delta, net.hidden)
 
 
-def _full(left: Derivatives, right: Derivatives) -> Array:
-    parts = []
-    for h, d, g, e in zip(*left, *right, strict=True):
-        products = d.reshape(-1, d.shape[2]) @ e.reshape(-1, e.shape[2]).T  # one product, faster than einsum's
-        parts.append(products.reshape(*d.shape[:2], *e.shape[:2]) * (h @ g.T + 1)[:, None, :, None])
+def _full(left: Derivatives, right: Derivatives, elementwise: bool) -> Array:
+    *layers, (h, last, g, last2) = zip(*left, *right, strict=True)
+    if elementwise:  # the last D are diagonal
+        slopes, slopes2 = (jnp.diagonal(d, axis1=1, axis2=2) for d in (last, last2))
+        products = slopes[:, :, None, None] * slopes2[None, None] * jnp.eye(last.shape[1])[None, :, None, :]
+    else:
+        products = _products(last, last2)
+    parts = [products * (h @ g.T + 1)[:, None, :, None]]
+    parts += [_products(d, e) * (h @ g.T + 1)[:, None, :, None] for h, d, g, e in layers]
     return jnp.swapaxes(add_up(parts), 1, 2)
+
+
+def _products(d: Array, e: Array) -> Array:
+    """D D′ᵀ of all pairs, (n1, outputs, n2, outputs), as one matrix product, which is faster than einsum's."""
+    rows = d.reshape(-1, d.shape[2])
+    products = _with_itself(rows) if d is e else rows @ e.reshape(-1, e.shape[2]).T
+    return products.reshape(*d.shape[:2], *e.shape[:2])
+
+
+def _with_itself(rows: Array) -> Array:
+    """The symmetric product of a matrix and its transpose, of which a quarter is copied."""
+    half = len(rows) // 2
+    top = rows[:half] @ rows.T
+    return jnp.vstack([top, jnp.hstack([top[:, half:].T, rows[half:] @ rows[half:].T])])
 
 
 def _diagonal(left: Derivatives, right: Derivatives) -> Array:
@@ -161,10 +182,3 @@ def _diagonal(left: Derivatives, right: Derivatives) -> Array:
 def _trace(left: Derivatives, right: Derivatives) -> Array:
     parts = [jnp.einsum("iku,jku->ij", d, e) * (h @ g.T + 1) for h, d, g, e in zip(*left, *right, strict=True)]
     return add_up(parts)
-
-
-_PARTS: dict[str, Callable[[Derivatives, Derivatives], Array]] = {
-    "full": _full,
-    "diagonal": _diagonal,
-    "trace": _trace,
-}
