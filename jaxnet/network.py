@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -175,7 +176,11 @@ def init(
     if not isinstance(scheme, str) or scheme not in _SCHEMES:
         raise ValueError(f"scheme is {scheme!r}, expected one of {', '.join(sorted(_SCHEMES))}")
     dtype = checked_dtype(dtype)
-    scale = checked_scalar("scale", scale, dtype)
+    return _drawn(key, checked_scalar("scale", scale, dtype), sizes, scheme, dtype)
+
+
+@partial(jax.jit, static_argnames=("sizes", "scheme", "dtype"))  # operation by operation it compiles five times as long
+def _drawn(key: Array, scale: Array, sizes: tuple[int, ...], scheme: str, dtype: DTypeLike) -> tuple[Layer, ...]:
     keys = jax.random.split(key, len(sizes) - 1)
     return from_augmented(
         scale * _SCHEMES[scheme](keys[i], (units, inputs + 1), dtype)
