@@ -55,11 +55,22 @@ def with_l2(plan: Plan, l2: Array | None) -> Network:
     return plan.net if l2 is None else replace(plan.net, l2=l2)
 
 
-def begin(plan: Plan, params: Any, key: Array) -> State:
+def first_state(plan: Plan, params: Any, key: Array) -> State:
     """The state before the first epoch."""
     # Epochs count up from 0, and fold in their number for the order of the examples.
     own = jax.random.fold_in(key, 2**32 - 1) if takes_key(plan.gradient) else None
     return State(params, plan.optimizer.init(params), own)
+
+
+@partial(jax.jit, static_argnames=("plan", "stops"))
+def begin(plan: Plan, params: Any, key: Array, stops: bool) -> Loop:
+    """The loop before the first epoch; ``stops`` says whether it may stop early, and keeps the best state.
+
+    All of it is copied, because the loop's buffers are donated: the caller keeps params, and none may be donated twice.
+    """
+    state = first_state(plan, params, key)
+    best = Best(jnp.asarray(jnp.inf, params[0].weight.dtype), jnp.asarray(-1), state) if stops else None
+    return jax.tree.map(jnp.array, Loop(jnp.asarray(0), state, state, jnp.asarray(True), best))
 
 
 def rows_of(data: Batch, rows: Array) -> Batch:

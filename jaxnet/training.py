@@ -26,7 +26,7 @@ from jaxnet._arguments import (
     checked_options,
     not_finite_example,
 )
-from jaxnet._loop import CAPACITY, Batch, Best, Loop, Plan, begin, replay, run
+from jaxnet._loop import CAPACITY, Batch, Plan, begin, replay, run
 from jaxnet._progress import progress_bar
 from jaxnet._validate import check_key
 from jaxnet.backprop import backprop
@@ -149,11 +149,7 @@ def train(
     l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size)
 
-    state = begin(plan, params, key)
-    best = None if patience is None else Best(jnp.asarray(jnp.inf, data[0].dtype), jnp.asarray(-1), state)
-    # Copies, because the loop's buffers are donated: the caller keeps params, and none may be donated twice.
-    loop = jax.tree.map(jnp.array, Loop(jnp.asarray(0), state, state, jnp.asarray(True), best))
-
+    loop = begin(plan, params, key, stops=patience is not None)
     histories: list[dict[str, np.ndarray]] = []
     done, chunk = 0, 1
     with progress_bar(epochs) if progress else nullcontext() as show:

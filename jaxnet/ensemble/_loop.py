@@ -408,7 +408,7 @@ def begin(plan: Plan, params: Any, key: Array, hyperparams: Any, patience: Array
     """The loops of some chunks before the first epoch, chunks first, from parameters with a leading axis of members."""
 
     def member(params: Any, key: Array, hyperparams: Any) -> State:
-        return solo.begin(member_plan(plan, hyperparams), params, key)
+        return solo.first_state(member_plan(plan, hyperparams), params, key)
 
     in_axes = (0, axes(plan.own.key, 0), axes(plan.own.hyperparams, 0))
     state = jax.vmap(member, in_axes)(params, key, hyperparams)
