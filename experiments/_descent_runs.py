@@ -17,7 +17,7 @@ import optax
 from jax import Array, lax
 
 import jaxnet
-from experiments.common import RESULTS
+from experiments.common import RESULTS, initial, quickly_compiled
 from jaxnet import ensemble, per_example
 from jaxnet._numeric import total_square
 from jaxnet.activations import identity, softmax
@@ -96,7 +96,7 @@ def examples(batch_size: int) -> Data:
 def starts(key: Array, settings: Settings, data: Data) -> Any:
     """Initial weights for both halves of a sweep, the same ones at every step size."""
     sizes = data.x.shape[1], settings.hidden, data.y.shape[1]
-    return jax.jit(lambda key: ensemble.init(key, 2 * settings.repeats, sizes))(key)
+    return initial(key, 2 * settings.repeats, sizes)
 
 
 def cost_after(params: Any, x: Array, y: Array, net: jaxnet.Network) -> Array:
@@ -193,7 +193,7 @@ def first_epoch(
         return lax.map(lambda params: jaxnet.cost(params, *data, NET), some)
 
     keys = jax.random.split(key, len(params[0].bias))
-    return told * batch_size, np.asarray(jax.jit(partial(lax.map, one))((keys, params)))
+    return told * batch_size, np.asarray(quickly_compiled(partial(lax.map, one), level=1)((keys, params)))
 
 
 def seconds_per_epoch(key: Array, params: Any, data: Data, batch_size: int, epochs: int, times: int = 5) -> np.ndarray:
@@ -227,7 +227,7 @@ def noise_of(key: Array, params: Any, data: Data, sizes: tuple[int, ...], batche
     return Noise(*map(np.asarray, _noise(params, data, weights.astype(np.float32))))
 
 
-@jax.jit
+@partial(quickly_compiled, level=1)
 def _noise(params: Any, data: Data, weights: Array) -> tuple[Array, Array, Array]:
     def one(params: Any) -> tuple[Array, Array, Array]:
         _, gradient = jaxnet.backprop(params, *data, NET)

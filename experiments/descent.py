@@ -207,7 +207,7 @@ def optimizers(found: Mapping[str, Sweep], best: Mapping[str, Tuned], settings: 
     )
 
 
-FULL: dict[str, Any] = {"repeats": 16, "per_decade": 4, "epochs": 60, "batch_epochs": 2000, "batches": 1000}
+FULL: dict[str, Any] = {"repeats": 8, "per_decade": 2, "epochs": 60, "batch_epochs": 1000, "batches": 400}
 
 if __name__ == "__main__":
     raise SystemExit(main("descent", run, Settings, FULL, __doc__))
