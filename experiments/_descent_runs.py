@@ -114,9 +114,9 @@ def any_of(names: Iterable[str]) -> Callable[[Array, Array], optax.GradientTrans
         def chosen(*updates: Array) -> Array:
             return jnp.select([number == i for i in range(len(updates))], updates)
 
-        def update(grads: Any, states: Any, params: Any = None) -> tuple[Any, Any]:
-            found = [one.update(grads, state, params) for one, state in zip(all_of, states, strict=True)]
-            return jax.tree.map(chosen, *(updates for updates, _ in found)), tuple(state for _, state in found)
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            found = [one.update(updates, own, params) for one, own in zip(all_of, state, strict=True)]
+            return jax.tree.map(chosen, *(of_one for of_one, _ in found)), tuple(own for _, own in found)
 
         return optax.GradientTransformation(lambda params: tuple(one.init(params) for one in all_of), update)
 

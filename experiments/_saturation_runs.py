@@ -107,9 +107,9 @@ def train_grid(key: Array, training: Data, test: Data, settings: Settings, *, pr
     keys = jax.random.split(order_key, max(settings.epochs, 1))[: settings.epochs]
     order = [np.asarray(jax.random.permutation(key, len(training.x))) for key in keys]
     rows = np.reshape(order, (settings.epochs, -1, settings.batch_size)).astype(int)
-    batches = Data(np.asarray(training.x)[rows], np.asarray(training.y)[rows])
+    batches = Data(training.x[rows], training.y[rows])
 
-    def best(norms: Array, *others: Array) -> tuple[np.ndarray, ...]:
+    def best(norms: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
         """What was found of the members (members, losses, ...), of the best step sizes: (losses, repeats, scales)."""
         padding = np.full((*norms.shape[:2], settings.depth + 1 - norms.shape[2]), np.nan)
         padded = np.concatenate([norms[..., :-1], padding, norms[..., -1:]], axis=-1)
@@ -172,7 +172,7 @@ def mnist_images(n: int = 1000) -> Data | None:
 def default_start(key: Array, members: int, sizes: tuple[int, ...]) -> tuple[jaxnet.Layer, ...]:
     """Nielsen's default: weights of variance 1 / inputs, biases of variance 1, all normal."""
     return tuple(
-        jaxnet.Layer(np.asarray(weight) / np.float32(math.sqrt(weight.shape[-1])), np.asarray(bias))
+        jaxnet.Layer(weight / math.sqrt(weight.shape[-1]), bias)
         for weight, bias in initial(key, members, sizes, scheme="normal")
     )
 

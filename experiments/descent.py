@@ -66,7 +66,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
 
     sizes = dict(zip(METHODS, (n, settings.batch_size, 1), strict=True))
     epochs = {name: settings.batch_epochs if name == BATCH else settings.epochs for name in METHODS}
-    methods, chosen, first, seconds = {}, {}, {}, {}
+    methods, chosen, first, seconds, by_optimizer = {}, {}, {}, {}, {}
     for name, size in sizes.items():
         tell(f"{name} gradient descent")
         names = tuple(OPTIMIZERS) if name == MINI_BATCH else (PLAIN,)
@@ -207,7 +207,7 @@ def optimizers(found: Mapping[str, Sweep], best: Mapping[str, Tuned], settings: 
     )
 
 
-FULL: dict[str, Any] = {"repeats": 8, "per_decade": 2, "epochs": 60, "batch_epochs": 1000, "batches": 400}
+FULL: dict[str, Any] = {"repeats": 8, "per_decade": 2, "epochs": 40, "batch_epochs": 500, "batches": 400}
 
 if __name__ == "__main__":
     raise SystemExit(main("descent", run, Settings, FULL, __doc__))

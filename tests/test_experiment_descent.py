@@ -30,7 +30,7 @@ def test_few_passes_by_small_batches_and_noise_by_one_over_their_size():
 def test_members_of_a_sweep_train_by_their_own_optimizer_at_their_own_rate():
     settings = runs.Settings(repeats=1, per_decade=1)
     data = runs.examples(64)
-    data = type(data)(*(array[:256] for array in data))
+    data = jaxnet.data.Data(*(array[:256] for array in data))
     params = runs.starts(jax.random.key(0), settings, data)
     key, names = jax.random.key(1), tuple(runs.OPTIMIZERS)
     found = runs.sweeps(key, params, data, names, settings, epochs=2, batch_size=64)
