@@ -15,7 +15,7 @@ import jaxnet
 from experiments import _beyond_claims as claims
 from experiments import _beyond_figures as figures
 from experiments._beyond_runs import LOGITS, NET, Part, Runs, Settings, measured
-from experiments.common import estimate
+from experiments.common import estimate, quickly_compiled
 from jaxnet import curvature, kernel
 from jaxnet.activations import identity, tanh
 from jaxnet.optimizers import levenberg_marquardt
@@ -147,4 +147,4 @@ def descent(keys: Array, problem: Problem, optimizer: optax.GradientTransformati
         start = jaxnet.State(params, optimizer.init(params))
         return lax.scan(lambda state, _: step(state, problem.batch), start, length=steps)[1]["cost"]
 
-    return np.asarray(jax.jit(partial(lax.map, one))(keys))  # compiles faster than vmap
+    return np.asarray(quickly_compiled(partial(lax.map, one), level=1)(keys))  # compiles faster than vmap

@@ -20,7 +20,7 @@ import jaxnet
 from experiments import _beyond_claims as claims
 from experiments import _beyond_figures as figures
 from experiments._beyond_runs import LOGITS, NET, Part, Runs, Settings, measured, train, trajectory
-from experiments.common import estimate
+from experiments.common import estimate, quickly_compiled
 from jaxnet import per_example
 from jaxnet.data import Data
 from jaxnet.optimizers import adaptive_batch
@@ -154,7 +154,7 @@ def private(key: Array, runs: Runs, settings: Settings) -> Part:
     starts = jax.tree.map(lambda leaf: leaf[:, 0], runs.states.params)
     given = jax.random.split(key, len(runs.training.x)), starts, *runs[1:]
     noise_multipliers = np.array(settings.noise_multipliers, np.float32)
-    of_noise = jax.jit(lambda sigma, given: lax.map(partial(one, noise_multiplier=sigma), given))
+    of_noise = quickly_compiled(lambda sigma, given: lax.map(partial(one, noise_multiplier=sigma), given), level=1)
     accuracies = [estimate(of_noise(sigma, given)) for sigma in noise_multipliers]
     ended = runs._replace(states=jax.tree.map(lambda leaf: leaf[:, -1:], runs.states))
     plain = measured(lambda params, run: jaxnet.accuracy(params, *run.held_out, NET), ended)

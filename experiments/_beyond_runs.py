@@ -16,7 +16,7 @@ from jax import Array, lax
 from matplotlib.figure import Figure
 
 import jaxnet
-from experiments.common import RESULTS, Claim
+from experiments.common import RESULTS, Claim, quickly_compiled
 from jaxnet.activations import identity, softmax, tanh
 from jaxnet.data import Data
 from jaxnet.losses import softmax_cross_entropy
@@ -99,7 +99,7 @@ def trajectory(
     return states._replace(key=None)
 
 
-@partial(jax.jit, static_argnames=("settings", "optimizer"))
+@partial(quickly_compiled, level=1, static_argnames=("settings", "optimizer"))
 def train(
     key: Array,
     training: Data,
@@ -125,4 +125,4 @@ def measured(quantity: Callable[[Any, Runs], Any], runs: Runs) -> Any:
     def one(run: Runs) -> Any:
         return lax.map(lambda params: quantity(params, run), run.states.params)
 
-    return jax.tree.map(np.asarray, jax.jit(partial(lax.map, one))(runs))
+    return jax.tree.map(np.asarray, quickly_compiled(partial(lax.map, one))(runs))

@@ -13,7 +13,7 @@ from experiments._drawing import STYLES, band, finish, new_figure
 
 def methods(
     chosen: Mapping[str, Tuned],
-    first: Mapping[str, np.ndarray],
+    first: Mapping[str, tuple[np.ndarray, np.ndarray]],
     seconds: Mapping[str, np.ndarray],
     n: int,
     target: float,
@@ -21,13 +21,14 @@ def methods(
     """The cost against epochs, examples seen, and time, for the three ways to descend."""
     figure = new_figure(13, 4.2)
     epochs, examples, times = figure.subplots(1, 3, sharey=True)
+    start = next(iter(first.values()))[1][:, :1]  # all begin with the same weights
     for i, (name, tuned) in enumerate(chosen.items()):
-        start = first[name][:, :1]
         costs = np.concatenate([start, tuned.costs], axis=1)
         passes = np.arange(costs.shape[1])
         band(epochs, passes, costs, i, f"{name}, rate {tuned.rate:.2g}")
-        seen = np.linspace(0, n, first[name].shape[1])
-        band(examples, np.concatenate([seen, n * passes[2:]]), np.concatenate([first[name], costs[:, 2:]], 1), i, name)
+        seen, on_the_way = first.get(name, (np.zeros(1), start))
+        later = n * passes > seen[-1]
+        band(examples, np.append(seen, n * passes[later]), np.append(on_the_way, costs[:, later], axis=1), i, name)
         band(times, passes * np.median(seconds[name]), costs, i, name)
     epochs.set_xscale("symlog", linthresh=1)
     examples.set_xscale("symlog", linthresh=1)

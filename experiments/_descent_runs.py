@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import optax
 from jax import Array, lax
 
 import jaxnet
-from experiments.common import RESULTS
+from experiments.common import RESULTS, initial, quickly_compiled
 from jaxnet import ensemble, per_example
 from jaxnet._numeric import total_square
 from jaxnet.activations import identity, softmax
@@ -26,13 +26,15 @@ from jaxnet.losses import softmax_cross_entropy
 
 NET = jaxnet.Network(output=softmax, loss=softmax_cross_entropy)
 BATCH, MINI_BATCH, STOCHASTIC = METHODS = ("batch", "mini-batch", "stochastic")
+PLAIN = "plain descent"
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    PLAIN: optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
     "Adagrad": optax.adagrad,
     "RMSprop": optax.rmsprop,
     "Adam": optax.adam,
 }
-"""Beside plain descent; with optax's defaults."""
+"""With optax's defaults."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def examples(batch_size: int) -> Data:
 
 def starts(key: Array, settings: Settings, data: Data) -> Any:
     """Initial weights for both halves of a sweep, the same ones at every step size."""
-    return ensemble.init(key, 2 * settings.repeats, (data.x.shape[1], settings.hidden, data.y.shape[1]))
+    sizes = data.x.shape[1], settings.hidden, data.y.shape[1]
+    return initial(key, 2 * settings.repeats, sizes)
 
 
 def cost_after(params: Any, x: Array, y: Array, net: jaxnet.Network) -> Array:
@@ -102,37 +105,48 @@ def cost_after(params: Any, x: Array, y: Array, net: jaxnet.Network) -> Array:
     return jnp.mean(net.loss.value(logits, y))
 
 
-def sweep(
-    key: Array,
-    params: Any,
-    data: Data,
-    optimizer: Callable[..., optax.GradientTransformation],
-    settings: Settings,
-    *,
-    epochs: int,
-    batch_size: int,
-) -> Sweep:
-    """Train all starts at all step sizes in one call."""
+def any_of(names: Iterable[str]) -> Callable[[Array, Array], optax.GradientTransformation]:
+    """Makes one of these `OPTIMIZERS`, by its number: all of them take a step, and that of the chosen one counts."""
+
+    def make(learning_rate: Array, number: Array) -> optax.GradientTransformation:
+        all_of = [OPTIMIZERS[name](learning_rate) for name in names]
+
+        def chosen(*updates: Array) -> Array:
+            return jnp.select([number == i for i in range(len(updates))], updates)
+
+        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+            found = [one.update(updates, own, params) for one, own in zip(all_of, state, strict=True)]
+            return jax.tree.map(chosen, *(of_one for of_one, _ in found)), tuple(own for _, own in found)
+
+        return optax.GradientTransformation(lambda params: tuple(one.init(params) for one in all_of), update)
+
+    return make
+
+
+def sweeps(
+    key: Array, params: Any, data: Data, names: Sequence[str], settings: Settings, *, epochs: int, batch_size: int
+) -> dict[str, Sweep]:
+    """Train all starts at all step sizes by each of these optimizers, all in one call: one program to compile."""
     rates = settings.rates
-    runs = len(params[0].bias)
+    number, start, rate = (grid.ravel() for grid in np.indices((len(names), len(params[0].bias), len(rates))))
+    shape = len(names), -1, len(rates)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # step sizes that are far too large are part of a sweep
         result = ensemble.train(
-            jnp.repeat(jax.random.split(key, runs), len(rates)),
-            jax.tree.map(lambda leaf: jnp.repeat(leaf, len(rates), axis=0), params),
+            jax.random.split(key, max(start) + 1)[start],
+            jax.tree.map(lambda leaf: np.asarray(leaf)[start], params),
             data,
             net=NET,
-            optimizer=optimizer,
-            hyperparams={"learning_rate": np.tile(rates, runs)},
+            optimizer=any_of(names),
+            hyperparams={"learning_rate": rates[rate], "number": number},
             epochs=epochs,
             batch_size=batch_size,
             metrics={"cost_after": cost_after},
         )
-    costs = result.history["cost_after"].reshape(runs, len(rates), epochs)
-    return Sweep(
-        np.where(np.isfinite(costs), costs, np.inf),
-        jax.tree.map(lambda leaf: np.asarray(leaf).reshape(runs, len(rates), *leaf.shape[1:]), result.params),
-    )
+    costs = result.history["cost_after"]
+    costs = np.where(np.isfinite(costs), costs, np.inf).reshape(*shape, epochs)
+    ended = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(*shape, *leaf.shape[1:]), result.params)
+    return {name: Sweep(costs[i], jax.tree.map(lambda leaf, i=i: leaf[i], ended)) for i, name in enumerate(names)}
 
 
 def tuned(found: Sweep, score: Callable[[np.ndarray], np.ndarray], rates: np.ndarray) -> Tuned:
@@ -155,21 +169,31 @@ def epochs_to(target: float, costs: np.ndarray) -> np.ndarray:
     return np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1, costs.shape[-1] + 1).astype(float)
 
 
-def first_epoch(key: Array, params: Any, data: Data, rate: float, batch_size: int) -> np.ndarray:
-    """The cost of all examples at the start and after every step of the first epoch: (starts, steps + 1)."""
+def first_epoch(
+    key: Array, params: Any, data: Data, rate: float, batch_size: int, points: int = 40
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cost of all examples on the way through the first epoch: how many were seen, and costs (starts, points).
+
+    At few points, because a cost of all examples takes as long as many a step on one.
+    """
+    n = len(data.x)
+    told = np.unique(np.append(0, np.geomspace(1, n // batch_size, points).round().astype(int)))
     step = jaxnet.make_step(optimizer := optax.sgd(rate), NET)
 
-    def one(key: Array, params: Any) -> Array:
-        def measured_step(state: jaxnet.State, rows: Array) -> tuple[jaxnet.State, Array]:
-            state, _ = step(state, (data.x[rows], data.y[rows]))
-            return state, jaxnet.cost(state.params, *data, NET)
+    def one(given: tuple[Array, Any]) -> Array:
+        key, params = given
 
-        order = jax.random.permutation(key, len(data.x)).reshape(-1, batch_size)
-        _, costs = lax.scan(measured_step, jaxnet.State(params, optimizer.init(params)), order)
-        return jnp.concatenate([jaxnet.cost(params, *data, NET)[None], costs])
+        def kept_step(state: jaxnet.State, rows: Array) -> tuple[jaxnet.State, Any]:
+            after, _ = step(state, (data.x[rows], data.y[rows]))
+            return after, state.params
+
+        order = jax.random.permutation(key, n).reshape(-1, batch_size)
+        last, before = lax.scan(kept_step, jaxnet.State(params, optimizer.init(params)), order)
+        some = jax.tree.map(lambda rest, last: jnp.append(rest, last[None], axis=0)[told], before, last.params)
+        return lax.map(lambda params: jaxnet.cost(params, *data, NET), some)
 
     keys = jax.random.split(key, len(params[0].bias))
-    return np.asarray(jax.jit(lambda keys, params: lax.map(lambda given: one(*given), (keys, params)))(keys, params))
+    return told * batch_size, np.asarray(quickly_compiled(partial(lax.map, one), level=1)((keys, params)))
 
 
 def seconds_per_epoch(key: Array, params: Any, data: Data, batch_size: int, epochs: int, times: int = 5) -> np.ndarray:
@@ -197,14 +221,14 @@ class Noise(NamedTuple):
 def noise_of(key: Array, params: Any, data: Data, sizes: tuple[int, ...], batches: int) -> Noise:
     """Of networks (repeats, ...): the noise of batches of every size, drawn with replacement."""
     n = len(data.x)
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    # How often each example is in each batch: its weight there.
+    weights = np.stack([generator.multinomial(size, np.full(n, 1 / n), batches) for size in sizes])
+    return Noise(*map(np.asarray, _noise(params, data, weights.astype(np.float32))))
 
-    def counts(key: Array, size: int) -> Array:
-        """How often each example is in each batch: its weight there, (batches, n)."""
-        rows = jax.random.randint(key, (batches, size), 0, n)
-        return jnp.zeros((batches, n)).at[jnp.arange(batches)[:, None], rows].add(1.0)
 
-    weights = jnp.stack([counts(*given) for given in zip(jax.random.split(key, len(sizes)), sizes, strict=True)])
-
+@partial(quickly_compiled, level=1)
+def _noise(params: Any, data: Data, weights: Array) -> tuple[Array, Array, Array]:
     def one(params: Any) -> tuple[Array, Array, Array]:
         _, gradient = jaxnet.backprop(params, *data, NET)
 
@@ -212,8 +236,8 @@ def noise_of(key: Array, params: Any, data: Data, sizes: tuple[int, ...], batche
             _, of_batch = jaxnet.backprop(params, *data, NET, weights)
             return total_square(jax.tree.map(jnp.subtract, of_batch, gradient))
 
-        measured = lax.map(squared_error, weights.reshape(-1, n)).reshape(len(sizes), batches).mean(axis=1)
+        measured = lax.map(lambda of_size: jnp.mean(lax.map(squared_error, of_size)), weights)
         variance = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(per_example.variance(params, *data, NET)))
         return jnp.asarray(variance), total_square(gradient), measured
 
-    return Noise(*map(np.asarray, jax.jit(partial(lax.map, one))(params)))
+    return lax.map(one, params)

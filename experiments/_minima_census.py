@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxnet
 from experiments._minima_symmetries import canonical
+from experiments.common import quickly_compiled
 from jaxnet import curvature
 from jaxnet.backprop import signals
 from jaxnet.curvature import StationaryPoint
@@ -62,7 +64,7 @@ def _end_point(params: Params, data: Data) -> EndPoints:
     )
 
 
-@jax.jit
+@partial(quickly_compiled, level=1)
 def _end_points(params: Params, data: Data) -> EndPoints:
     # Not in batches of 256: on two busy cores, jaxlib 0.10 then waits for ever in XLA's pool of threads.
     return lax.map(lambda one: _end_point(one, data), params)
@@ -148,7 +150,7 @@ def stationary_points(key: Array, searches: int, hidden: int, data: Data, steps:
         return theta, jaxnet.cost(found, *data, NET), curvature.is_minimum(found, *data, NET)
 
     starts = 2 * jax.random.normal(key, (searches, theta.size), jnp.float64)
-    theta, cost, point = jax.tree.map(np.asarray, jax.jit(jax.vmap(search))(starts))
+    theta, cost, point = jax.tree.map(np.asarray, quickly_compiled(jax.vmap(search), level=1)(starts))
     largest = np.abs(theta).max(axis=1)
     # Beyond, saturated units make every gradient vanish, and no search could tell.
     kept = point.stationary & (cost > SOLVED) & (largest < 10) & (point.gradient_norm < 1e-10)

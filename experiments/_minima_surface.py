@@ -13,6 +13,7 @@ from jax import Array
 import jaxnet
 from experiments._minima_census import NET
 from experiments._minima_symmetries import match
+from experiments.common import quickly_compiled
 from jaxnet.data import Data
 from jaxnet.network import Params
 
@@ -34,7 +35,7 @@ def _filter_normalised(key: Array, params: Params) -> tuple[jaxnet.Layer, ...]:
     return jaxnet.from_augmented(row * norms(matrix) / norms(row) for row, matrix in zip(rows, matrices, strict=True))
 
 
-@partial(jax.jit, static_argnames="points")
+@partial(quickly_compiled, level=1, static_argnames="points")
 def cost_slice(key: Array, params: Params, data: Data, *, reach: float, points: int) -> tuple[Array, Array]:
     """Costs (points, points) at θ + s d + t e, for filter-normalised directions d, e and s, t within ± reach; and s."""
     d, e = (_filter_normalised(own, params) for own in jax.random.split(key))
@@ -46,7 +47,7 @@ def cost_slice(key: Array, params: Params, data: Data, *, reach: float, points: 
     return jax.vmap(lambda t: jax.vmap(partial(cost, t))(along))(along), along
 
 
-@partial(jax.jit, static_argnames="points")
+@partial(quickly_compiled, level=1, static_argnames="points")
 def _costs_between(start: Params, end: Params, data: Data, points: int) -> Array:
     def cost(t: Array, start: Params, end: Params) -> Array:
         return jaxnet.cost(jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end), *data, NET)

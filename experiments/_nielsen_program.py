@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -175,19 +177,24 @@ def networks(
     draws, shuffles = np.random.RandomState(recipe.seed), random.Random(recipe.seed)
     order = list(range(len(training.x)))
     net = recipe.network(len(training.x))
-    for eta in recipe.eta:
-        own = draw(recipe, draws)
-        twin = jax.tree.map(lambda leaf: leaf * (1 + _PERTURBATION), own)
-        records: tuple[list[Any], list[Any]] = [], []
-        for done in track(range(recipe.epochs), f"η = {eta:g}", disable=not progress, transient=True):
-            shuffle(order, shuffles)
-            if done < epochs:
-                own = epoch(own, training, order, jnp.asarray(eta), recipe.batch, net)
-                records[0].append(record(recipe, own, training, evaluation))
-            if done < min(epochs, twin_epochs):
-                twin = epoch(twin, training, order, jnp.asarray(eta), recipe.batch, net)
-                records[1].append(record(recipe, twin, training, evaluation))
-        yield Run(eta, *({name: np.array([r[name] for r in part]) for name in recipe.measure} for part in records))
+
+    def next_epoch(params: Any, eta: float) -> tuple[Any, dict[str, float]]:
+        with jax.enable_x64(True):  # JAX's settings belong to threads
+            params = epoch(params, training, order, jnp.asarray(eta), recipe.batch, net)
+            return params, record(recipe, params, training, evaluation)
+
+    with ThreadPoolExecutor(2) as threads:  # a step on ten images keeps one core busy
+        for eta in recipe.eta:
+            own = draw(recipe, draws)
+            both = [own, jax.tree.map(lambda leaf: leaf * (1 + _PERTURBATION), own)]
+            records: tuple[list[Any], list[Any]] = [], []
+            for done in track(range(recipe.epochs), f"η = {eta:g}", disable=not progress, transient=True):
+                shuffle(order, shuffles)
+                trained = (done < epochs) + (done < min(epochs, twin_epochs))
+                for i, (params, found) in enumerate(threads.map(partial(next_epoch, eta=eta), both[:trained])):
+                    both[i] = params
+                    records[i].append(found)
+            yield Run(eta, *({name: np.array([r[name] for r in part]) for name in recipe.measure} for part in records))
 
 
 def record(recipe: Recipe, params: Any, training: Images, evaluation: Images) -> dict[str, float]:

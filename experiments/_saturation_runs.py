@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
+from jax import Array, lax
 
 import jaxnet
-from experiments.common import RESULTS, console
-from jaxnet import ensemble
+from experiments.common import RESULTS, console, initial, quickly_compiled
 from jaxnet.data import Data
 from jaxnet.losses import cross_entropy, squared_error
 
@@ -101,47 +101,57 @@ def train_grid(key: Array, training: Data, test: Data, settings: Settings, *, pr
     init_key, order_key = jax.random.split(key)
     shape = settings.repeats, len(settings.scales), len(settings.learning_rates)
     scales = np.broadcast_to(settings.scales[:, None], shape).ravel()
-    rates = np.broadcast_to(np.array(settings.learning_rates), shape).ravel()
+    rates = np.broadcast_to(np.array(settings.learning_rates, np.float32), shape).ravel()
     sizes = training.x.shape[1], *[settings.units] * settings.depth, training.y.shape[1]
-    deepest = ensemble.init(init_key, len(scales), sizes, scale=scales)
+    deepest = initial(init_key, len(scales), sizes, scale=scales)
+    keys = jax.random.split(order_key, max(settings.epochs, 1))[: settings.epochs]
+    order = [np.asarray(jax.random.permutation(key, len(training.x))) for key in keys]
+    rows = np.reshape(order, (settings.epochs, -1, settings.batch_size)).astype(int)
+    batches = Data(training.x[rows], training.y[rows])
 
-    def one(net: jaxnet.Network, depth: int) -> tuple[Any, ...]:
-        params = *deepest[:depth], deepest[-1]
-        trained = ensemble.train(
-            order_key,
-            params,
-            training,
-            net=net,
-            optimizer=optax.sgd,
-            hyperparams={"learning_rate": rates},
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            record_every=max(settings.epochs, 1),
-        ).params
-        norms, saturated = jax.vmap(lambda params: start_of(params, training, net))(params)
-        padding = jnp.full((len(norms), settings.depth - depth), jnp.nan)
-        found = (
-            jnp.concatenate([norms[:, :-1], padding, norms[:, -1:]], axis=1),
-            saturated,
-            jax.vmap(lambda params: jaxnet.cost(params, *training, net))(trained),
-            jax.vmap(lambda params: jaxnet.accuracy(params, *test, net))(trained),
-        )
-        (*found,) = (np.asarray(values).reshape(*shape, *values.shape[1:]) for values in found)
-        best = np.argmin(found[2], axis=2)
+    def best(norms: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What was found of the members (members, losses, ...), of the best step sizes: (losses, repeats, scales)."""
+        padding = np.full((*norms.shape[:2], settings.depth + 1 - norms.shape[2]), np.nan)
+        padded = np.concatenate([norms[..., :-1], padding, norms[..., -1:]], axis=-1)
+        (*found,) = (np.moveaxis(np.reshape(array, (*shape, *array.shape[1:])), 3, 0) for array in (padded, *others))
+        chosen = np.argmin(np.where(np.isfinite(found[2]), found[2], np.inf), axis=3)
         return tuple(
-            np.take_along_axis(values, best.reshape(*best.shape, *[1] * (values.ndim - 2)), axis=2).squeeze(2)
-            for values in found
+            np.take_along_axis(array, chosen.reshape(*chosen.shape, *[1] * (array.ndim - 3)), axis=3).squeeze(3)
+            for array in found
         )
 
-    rows = []
-    for net, name in zip(NETS, NAMES, strict=True):
-        row = []
-        for depth in range(1, settings.depth + 1):
-            if progress:
-                console.print(f"[dim]{name}, {depth} hidden layers ...")
-            row.append(one(net, depth))
-        rows.append([np.stack(values) for values in zip(*row, strict=True)])
-    return Grid(*(np.stack(values) for values in zip(*rows, strict=True)))
+    by_depth = []
+    for depth in range(1, settings.depth + 1):
+        if progress:
+            console.print(f"[dim]{depth} hidden layers ...")
+        found = _start_and_end((*deepest[:depth], deepest[-1]), rates, batches, training, test)
+        by_depth.append(best(*map(np.asarray, found)))
+    return Grid(*(np.stack(values, axis=1) for values in zip(*by_depth, strict=True)))
+
+
+@partial(quickly_compiled, level=1)
+def _start_and_end(params: Any, rates: Array, batches: Data, training: Data, test: Data) -> tuple[Array, ...]:
+    """Train members, each by both losses: norms and saturation at the start, cost and accuracy at the end.
+
+    Returns arrays (members, losses, ...). The members take turns, for with so few of each depth `ensemble.train` takes
+    longer to compile than to run.
+    """
+
+    def trained(net: jaxnet.Network, params: Any, rate: Array) -> Any:
+        def step(params: Any, batch: Data) -> tuple[Any, Array]:
+            return jaxnet.sgd_step(params, *batch, rate, net)
+
+        return lax.scan(lambda params, epoch: lax.scan(step, params, epoch), params, batches)[0]
+
+    def member(given: tuple[Any, Array]) -> tuple[Array, ...]:
+        found = []
+        for net in NETS:
+            end = trained(net, *given)
+            cost, accuracy = jaxnet.cost(end, *training, net), jaxnet.accuracy(end, *test, net)
+            found.append((*start_of(given[0], training, net), cost, accuracy))
+        return tuple(jnp.stack(values) for values in zip(*found, strict=True))
+
+    return lax.map(member, (params, rates))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -163,11 +173,24 @@ def default_start(key: Array, members: int, sizes: tuple[int, ...]) -> tuple[jax
     """Nielsen's default: weights of variance 1 / inputs, biases of variance 1, all normal."""
     return tuple(
         jaxnet.Layer(weight / math.sqrt(weight.shape[-1]), bias)
-        for weight, bias in ensemble.init(key, members, sizes, scheme="normal")
+        for weight, bias in initial(key, members, sizes, scheme="normal")
     )
 
 
-def norms_of_starts(key: Array, data: Data, members: int, depth: int) -> np.ndarray:
-    """Gradient norms of 784-30-...-30-10 networks before training: (losses, members, layers)."""
-    params = default_start(key, members, (data.x.shape[1], *[30] * depth, data.y.shape[1]))
-    return np.stack([jax.vmap(lambda one, net=net: start_of(one, data, net).norms)(params) for net in NETS])
+def norms_of_starts(key: Array, data: Sequence[Data], members: int, depth: int) -> list[np.ndarray]:
+    """Gradient norms of 784-30-...-30-10 networks of 1, 2, ... ``depth`` hidden layers before training.
+
+    Arrays (members, data sets, losses, layers). The shallow ones have the first hidden layers of the deepest.
+    """
+    inputs, outputs = data[0].x.shape[1], data[0].y.shape[1]
+    deepest = default_start(key, members, (inputs, *[30] * depth, outputs))
+    return list(map(np.asarray, _norms_by_depth(deepest, tuple(data))))
+
+
+@partial(quickly_compiled, level=1)
+def _norms_by_depth(deepest: Any, data: tuple[Data, ...]) -> list[Array]:
+    def norms(params: Any) -> Array:
+        return jnp.stack([jnp.stack([start_of(params, part, net).norms for net in NETS]) for part in data])
+
+    depths = range(1, len(deepest))
+    return lax.map(lambda params: [norms((*params[:depth], params[-1])) for depth in depths], deepest)

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 import jaxnet
-from experiments.common import RESULTS
+from experiments.common import RESULTS, initial, quickly_compiled
 from jaxnet import ensemble
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -93,7 +93,7 @@ def fit(
     init_key, order_key = jax.random.split(key)
     return ensemble.train(
         order_key,
-        ensemble.init(init_key, len(rows), sizes),
+        initial(init_key, len(rows), sizes),
         data,
         net=net,
         optimizer=optax.adam(settings.learning_rate),
@@ -106,7 +106,7 @@ def fit(
 
 def outputs(params: Any, x: np.ndarray, net: jaxnet.Network) -> np.ndarray:
     """What every member says of its own inputs (members, n, inputs)."""
-    return np.asarray(ensemble.forward(params, x, net))
+    return np.asarray(quickly_compiled(lambda params, x: ensemble.forward(params, x, net), level=1)(params, x))
 
 
 class Sharing(NamedTuple):

@@ -22,8 +22,8 @@ from experiments.records import Result
 
 __all__ = [
     "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "console", "estimate", "every",
-    "gradient_agreement", "interval", "main", "mnist", "network_agreement", "present", "share", "show_claims", "timed",
-    "verdict",
+    "gradient_agreement", "initial", "interval", "main", "mnist", "network_agreement", "present", "quickly_compiled",
+    "share", "show_claims", "timed", "verdict",
 ]  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -38,6 +38,22 @@ class Missing(Exception):  # noqa: N818  it is no error of the experiment
     """Raised by ``run`` where what it needs, such as a data set, is not here: the experiment is skipped."""
 
 
+def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options: Any) -> Callable[..., Any]:
+    """``jax.jit``, for what runs for a moment: compiling with all optimizations takes longer than they save.
+
+    With level 0, compiling takes an eighth of the time, and loops over many numbers some times longer; with 1, half.
+    """
+    flags = {"xla_backend_optimization_level": level}
+    if jax.default_backend() == "cpu":
+        flags |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    return jax.jit(function, compiler_options=flags, **options)
+
+
+def initial(key: jax.Array, members: int, sizes: tuple[int, ...], **how: Any) -> tuple[jaxnet.Layer, ...]:
+    """`jaxnet.ensemble.init`, as one program: each of its operations would be one to compile."""
+    return quickly_compiled(lambda key: jaxnet.ensemble.init(key, members, sizes, **how))(key)
+
+
 def gradient_agreement(
     by_hand: Callable[..., Any], automatic: Callable[..., Any], args: tuple[Any, ...]
 ) -> dict[str, Any]:
@@ -46,7 +62,7 @@ def gradient_agreement(
     for dtype in (jnp.float64, jnp.float32):
         with jax.enable_x64(True):
             given = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), args)
-            report = jaxnet.check.compare(jax.jit(by_hand)(*given), jax.jit(automatic)(*given))
+            report = jaxnet.check.compare(quickly_compiled(by_hand)(*given), quickly_compiled(automatic)(*given))
         agreement[jnp.dtype(dtype).name] = {
             "relative_error": report.relative_error,
             "tolerance": report.leaves[0].tolerance,

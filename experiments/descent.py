@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from experiments import _descent_figures as figures
 from experiments._descent_runs import (
@@ -25,6 +24,7 @@ from experiments._descent_runs import (
     MINI_BATCH,
     NET,
     OPTIMIZERS,
+    PLAIN,
     STOCHASTIC,
     Noise,
     Settings,
@@ -37,14 +37,13 @@ from experiments._descent_runs import (
     noise_of,
     seconds_per_epoch,
     starts,
-    sweep,
+    sweeps,
     tuned,
 )
 from experiments.claims import mean_of
 from experiments.common import Claim, Result, above, console, estimate, main, network_agreement, verdict
 
 SIZES = (1, 4, 16, 64, 256)
-PLAIN = "plain descent"
 
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
@@ -67,19 +66,17 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
 
     sizes = dict(zip(METHODS, (n, settings.batch_size, 1), strict=True))
     epochs = {name: settings.batch_epochs if name == BATCH else settings.epochs for name in METHODS}
-    sweeps, chosen, first, seconds = {}, {}, {}, {}
+    methods, chosen, first, seconds, by_optimizer = {}, {}, {}, {}, {}
     for name, size in sizes.items():
         tell(f"{name} gradient descent")
-        found = sweep(order_key, params, data, optax.sgd, settings, epochs=epochs[name], batch_size=size)
-        sweeps[name], chosen[name] = found, tuned(found, partial(epochs_to, settings.target), rates)
-        first[name] = first_epoch(first_key, judged, data, chosen[name].rate, size)
+        names = tuple(OPTIMIZERS) if name == MINI_BATCH else (PLAIN,)
+        found = sweeps(order_key, params, data, names, settings, epochs=epochs[name], batch_size=size)
+        methods[name], chosen[name] = found[PLAIN], tuned(found[PLAIN], partial(epochs_to, settings.target), rates)
         seconds[name] = seconds_per_epoch(order_key, one, data, size, settings.epochs)
-    by_optimizer = {PLAIN: sweeps[MINI_BATCH]}
-    for name, optimizer in OPTIMIZERS.items():
-        tell(name)
-        by_optimizer[name] = sweep(
-            order_key, params, data, optimizer, settings, epochs=settings.epochs, batch_size=settings.batch_size
-        )
+        if name == MINI_BATCH:
+            by_optimizer = found
+        if name != BATCH:  # whose first epoch is one step
+            first[name] = first_epoch(first_key, judged, data, chosen[name].rate, size)
     best = {name: tuned(found, last_cost, rates) for name, found in by_optimizer.items()}
     tell("noise")
     noises = {
@@ -90,7 +87,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     claims = (
         *three_ways(chosen, seconds, settings),
         *noise(noises),
-        rates_by_batch(sweeps, settings),
+        rates_by_batch(methods, settings),
         *optimizers(by_optimizer, best, settings),
     )
     numbers: dict[str, Any] = {
@@ -103,13 +100,13 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         **{f"{name}: best learning rate for the last cost": one.rate for name, one in best.items()},
         **{f"{name}: cost after {settings.epochs} epochs": estimate(one.costs[:, -1]) for name, one in best.items()},
         "rates": rates.tolist(),
-        "costs by rate": {name: found.costs[..., -1] for name, found in {**sweeps, **by_optimizer}.items()},
+        "costs by rate": {name: found.costs[..., -1] for name, found in {**methods, **by_optimizer}.items()},
         "noise": {name: found._asdict() for name, found in noises.items()},
         "gradient_agreement": network_agreement(one, data, NET),
     }
     drawn = {
         "methods": figures.methods(chosen, first, seconds, n, settings.target),
-        "rates": figures.rates(sweeps, by_optimizer, rates, settings.epochs),
+        "rates": figures.rates(methods, by_optimizer, rates, settings.epochs),
         "noise": figures.noise(noises, SIZES),
         "optimizers": figures.optimizers(best),
     }
@@ -171,9 +168,9 @@ def noise(found: Mapping[str, Noise]) -> tuple[Claim, ...]:
     )
 
 
-def rates_by_batch(sweeps: Mapping[str, Sweep], settings: Settings) -> Claim:
+def rates_by_batch(found: Mapping[str, Sweep], settings: Settings) -> Claim:
     """Whether single examples ask for smaller steps."""
-    best = {name: settings.rates[np.argmin(sweeps[name].costs[..., settings.epochs - 1], axis=1)] for name in METHODS}
+    best = {name: settings.rates[np.argmin(found[name].costs[..., settings.epochs - 1], axis=1)] for name in METHODS}
     ratio = mean_of(np.log10(best[BATCH] / best[STOCHASTIC]))
     return Claim(
         "The noisier the gradient, the smaller the best learning rate.",
@@ -210,7 +207,7 @@ def optimizers(found: Mapping[str, Sweep], best: Mapping[str, Tuned], settings: 
     )
 
 
-FULL: dict[str, Any] = {"repeats": 16, "per_decade": 4, "epochs": 60, "batch_epochs": 2000, "batches": 1000}
+FULL: dict[str, Any] = {"repeats": 8, "per_decade": 2, "epochs": 40, "batch_epochs": 500, "batches": 400}
 
 if __name__ == "__main__":
     raise SystemExit(main("descent", run, Settings, FULL, __doc__))

@@ -24,8 +24,8 @@ from experiments._minima_census import KINDS, LEVELS, NET, SOLVED, end_points, k
 from experiments._minima_claims import Found, claims
 from experiments._minima_surface import cost_slice, paths
 from experiments._minima_training import Settings, descend, narrowed, parity, train_longer
-from experiments.common import Result, console, main, network_agreement, share
-from jaxnet import curvature, ensemble
+from experiments.common import Result, console, initial, main, network_agreement, share
+from jaxnet import curvature
 from jaxnet.data import Data
 
 
@@ -36,21 +36,22 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
     key, data, narrow = jax.random.key(settings.seed), jaxnet.data.xor(), settings.hidden[0]
     starts, networks, costs, in_parity = {}, {}, {}, {}
-    drawn = {
-        inputs: ensemble.init(key, members, (inputs, max(hidden), 1), scheme="normal", scale=settings.scale)
-        for inputs, hidden, members in (
-            (2, settings.hidden, settings.members),
-            (3, settings.parity_hidden, settings.parity_members),
-        )
-    }
+
+    def widest(inputs: int, hidden: tuple[int, ...], members: int) -> Any:
+        sizes = inputs, max(hidden), 1
+        return jax.tree.map(np.asarray, initial(key, members, sizes, scheme="normal", scale=settings.scale))
+
+    for_xor, for_parity = (
+        widest(2, settings.hidden, settings.members),
+        widest(3, settings.parity_hidden, settings.parity_members),
+    )
     for hidden in settings.hidden:
-        starts[hidden] = narrowed(drawn[2], hidden)
+        starts[hidden] = narrowed(for_xor, hidden)
         result = descend(settings, starts[hidden], data, progress=progress)
         networks[hidden], costs[hidden] = jax.tree.map(np.asarray, result.params), result.history["cost"][:, -1]
     for hidden in settings.parity_hidden:
-        in_parity[hidden] = descend(settings, narrowed(drawn[3], hidden), parity(), progress=progress).history["cost"][
-            :, -1
-        ]
+        result = descend(settings, narrowed(for_parity, hidden), parity(), progress=progress)
+        in_parity[hidden] = result.history["cost"][:, -1]
     scales = np.geomspace(0.1, 10, settings.members)
     start = jax.tree.map(
         lambda leaf: leaf * scales.astype(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1)) / settings.scale,
@@ -155,7 +156,7 @@ def _median(values: Any) -> Any:
 
 
 FULL: dict[str, Any] = {
-    "epochs": 20_000,
+    "epochs": 10_000,
     "parity_members": 20_000,
     "parity_hidden": (2, 3, 4, 8, 16),
     "looked_at": 5000,

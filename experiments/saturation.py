@@ -24,7 +24,6 @@ import numpy as np
 from jax import Array
 from scipy.stats import norm
 
-import jaxnet
 from experiments import _saturation_figures as figures
 from experiments._saturation_runs import (
     NAMES,
@@ -37,7 +36,7 @@ from experiments._saturation_runs import (
     train_grid,
 )
 from experiments.claims import mean_of
-from experiments.common import Claim, Result, Verdict, above, console, main, network_agreement, verdict
+from experiments.common import Claim, Result, Verdict, above, console, initial, main, network_agreement, verdict
 from jaxnet.data import Data
 
 PUBLISHED = ((0.066, 0.31), (0.012, 0.060, 0.28), (0.003, 0.017, 0.070, 0.29))
@@ -73,7 +72,9 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "scales": settings.scales.tolist(),
         "grid": {name: dict(zip(NAMES, values, strict=True)) for name, values in grid._asdict().items()},
         "gradient_agreement": network_agreement(
-            jaxnet.init(grid_key, (training.x.shape[1], settings.units, settings.units, 10)), training, NETS[1]
+            jax.tree.map(lambda leaf: leaf[0], initial(grid_key, 1, (training.x.shape[1], *[settings.units] * 2, 10))),
+            training,
+            NETS[1],
         ),
     }
     drawn = {
@@ -92,16 +93,17 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
 def norms_by_reading(key: Array, images: Data, members: int) -> dict[str, list[np.ndarray]]:
     """The norms (members, layers) of the three networks, for every way to read the published numbers."""
     readings = {}
-    for pixels, factor in (("pixels from 0 to 1", 1.0), ("pixels from 0 to 255", 255.0)):
-        data = Data(images.x * factor, images.y)
-        squared, entropy = zip(*(norms_of_starts(key, data, members, k) for k in (1, 2, 3, 4)), strict=True)
+    pixels = {"pixels from 0 to 1": 1.0, "pixels from 0 to 255": 255.0}
+    by_depth = norms_of_starts(key, [Data(images.x * factor, images.y) for factor in pixels.values()], members, 4)
+    for i, name in enumerate(pixels):
+        squared, entropy = ([norms[:, i, loss] for norms in by_depth] for loss in (0, 1))
         for cost, found, unit in (
             ("cross-entropy", entropy, 1.0),
             ("squared error", squared, 1.0),
             ("half the squared error", squared, 0.5),
         ):
-            readings[f"{cost}, hidden layers only, {pixels}"] = [unit * norms[:, :-1] for norms in found[1:]]
-            readings[f"{cost}, output layer counted, {pixels}"] = [unit * norms for norms in found[:-1]]
+            readings[f"{cost}, hidden layers only, {name}"] = [unit * norms[:, :-1] for norms in found[1:]]
+            readings[f"{cost}, output layer counted, {name}"] = [unit * norms for norms in found[:-1]]
     return readings
 
 
@@ -211,10 +213,10 @@ def learning(grid: Grid, settings: Settings) -> tuple[Claim, ...]:
 
 
 FULL: dict[str, Any] = {
-    "repeats": 10,
-    "per_decade": 4,
+    "repeats": 8,
+    "per_decade": 2,
     "learning_rates": (0.1, 0.3, 1.0, 3.0, 10.0),
-    "epochs": 60,
+    "epochs": 40,
     "published_starts": 500,
 }
 

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 import jaxnet
 from experiments import _symmetry_figures as figures
-from experiments.common import RESULTS, Claim, Result, above, console, main, network_agreement, share, verdict
+from experiments.common import RESULTS, Claim, Result, above, console, initial, main, network_agreement, share, verdict
 from jaxnet import curvature, ensemble
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -122,9 +122,9 @@ def xor_networks(settings: Settings, key: Array, dtype: DTypeLike) -> dict[str, 
     members, sizes = settings.members, (2, settings.hidden, 1)
     scales = jnp.asarray(np.geomspace(0.1, 3.0, members), dtype)
     starts = (
-        ensemble.init(all_key, members, sizes, scheme="constant", scale=scales, dtype=dtype),
-        in_pairs(ensemble.init(pairs_key, members, (2, settings.hidden // 2, 1), scheme="normal", dtype=dtype)),
-        ensemble.init(random_key, members, sizes, scheme="normal", dtype=dtype),
+        initial(all_key, members, sizes, scheme="constant", scale=scales, dtype=dtype),
+        in_pairs(initial(pairs_key, members, (2, settings.hidden // 2, 1), scheme="normal", dtype=dtype)),
+        initial(random_key, members, sizes, scheme="normal", dtype=dtype),
     )
     result = ensemble.train(
         key,

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import jaxnet
 from experiments import MODULES, _beyond_claims, _beyond_examples, beyond_gradient, chain_rule, digits, records, xor
 from experiments import __main__ as everything
-from experiments.common import Missing, Result, Verdict, above, every, interval, main, present
+from experiments.common import Missing, Result, Verdict, above, every, initial, interval, main, present
 
 
 def test_the_chain_rule_number_by_number():
@@ -294,6 +294,12 @@ def test_command_line(tmp_path):
     assert len(json.loads((tmp_path / "xor.json").read_text())["numbers"]["V"]) == 3
     shown = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True).stdout
     assert "--learning-rate" in shown
+
+
+def test_initial_weights_drawn_in_one_program_are_those_of_the_library():
+    key, how = jax.random.key(3), {"scale": np.array([0.5, 1.0, 2.0])}
+    found, expected = (draw(key, 3, (4, 5, 2), **how) for draw in (initial, jaxnet.ensemble.init))
+    assert jaxnet.check.compare(found, expected)
 
 
 def test_json_has_no_numbers_that_are_not_finite():
