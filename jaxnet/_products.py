@@ -39,8 +39,8 @@ class Layout(NamedTuple):
     others: Products
 
     def layers(self, number: int) -> list[Products]:
-        """The products of so many layers."""
-        return [self.first, *[self.others] * (number - 1)]
+        """The products of so many layers, from the first on."""
+        return [self.first, *[self.others] * (number - 1)][:number]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

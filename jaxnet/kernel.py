@@ -160,16 +160,8 @@ def _full(left: Derivatives, right: Derivatives, elementwise: bool) -> Array:
 
 def _products(d: Array, e: Array) -> Array:
     """D D′ᵀ of all pairs, (n1, outputs, n2, outputs), as one matrix product, which is faster than einsum's."""
-    rows = d.reshape(-1, d.shape[2])
-    products = _with_itself(rows) if d is e else rows @ e.reshape(-1, e.shape[2]).T
+    products = d.reshape(-1, d.shape[2]) @ e.reshape(-1, e.shape[2]).T
     return products.reshape(*d.shape[:2], *e.shape[:2])
-
-
-def _with_itself(rows: Array) -> Array:
-    """The symmetric product of a matrix and its transpose, of which a quarter is copied."""
-    half = len(rows) // 2
-    top = rows[:half] @ rows.T
-    return jnp.vstack([top, jnp.hstack([top[:, half:].T, rows[half:] @ rows[half:].T])])
 
 
 def _diagonal(left: Derivatives, right: Derivatives) -> Array:
