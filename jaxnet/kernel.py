@@ -150,7 +150,8 @@ def _full(left: Derivatives, right: Derivatives, elementwise: bool) -> Array:
     *layers, (h, last, g, last2) = zip(*left, *right, strict=True)
     if elementwise:  # the last D are diagonal
         slopes, slopes2 = (jnp.diagonal(d, axis1=1, axis2=2) for d in (last, last2))
-        products = slopes[:, :, None, None] * slopes2[None, None] * jnp.eye(last.shape[1])[None, :, None, :]
+        identity = jnp.eye(last.shape[1], dtype=last.dtype)
+        products = slopes[:, :, None, None] * slopes2[None, None] * identity[None, :, None, :]
     else:
         products = _products(last, last2)
     parts = [products * (h @ g.T + 1)[:, None, :, None]]

@@ -67,6 +67,12 @@ def test_blocks_change_nothing(outputs, block_size, x64):
         assert_close(kernel.empirical_ntk(params, x1, second, outputs=outputs, block_size=block_size), whole)
 
 
+@pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
+def test_the_dtype_is_that_of_the_parameters(outputs, x64):
+    params, x, _ = problem(SIZES, n=3, dtype="float32")
+    assert kernel.empirical_ntk(params, x, outputs=outputs).dtype == jnp.float32
+
+
 def test_float32():
     params, x, y = problem(SIZES, dtype="float32")
     found = kernel.empirical_ntk(params, x)
