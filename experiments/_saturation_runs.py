@@ -106,7 +106,8 @@ def train_grid(key: Array, training: Data, test: Data, settings: Settings, *, pr
     deepest = initial(init_key, len(scales), sizes, scale=scales)
     keys = jax.random.split(order_key, max(settings.epochs, 1))[: settings.epochs]
     order = [np.asarray(jax.random.permutation(key, len(training.x))) for key in keys]
-    rows = np.reshape(order, (settings.epochs, -1, settings.batch_size)).astype(int)
+    steps = len(training.x) // settings.batch_size
+    rows = np.reshape(order, (settings.epochs, steps, settings.batch_size)).astype(int)
     batches = Data(training.x[rows], training.y[rows])
 
     def best(norms: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

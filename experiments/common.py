@@ -50,7 +50,7 @@ def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options:
 
 
 def initial(key: jax.Array, members: int, sizes: tuple[int, ...], **how: Any) -> tuple[jaxnet.Layer, ...]:
-    """`jaxnet.ensemble.init`, as one program: each of its operations would be one to compile."""
+    """`jaxnet.ensemble.init`, compiled quickly, all of it: it draws once."""
     return quickly_compiled(lambda key: jaxnet.ensemble.init(key, members, sizes, **how))(key)
 
 
