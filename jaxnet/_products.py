@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 # The two products with a transpose, h Wᵀ and δᵀ h. XLA's products on a CPU are fast where neither operand has to be
 # transposed first, or only the smaller one; so for a narrow layer, or few examples, they are taken the other way
 # round: units first. The barriers keep XLA from turning them back. Measured by benchmarks/gradients.py: down to 0.2
-# of the time of a whole step for a single example, 0.6 to 0.9 for more.
+# of the time of a whole step for a single example, 0.6 to 1 for more.
 
 _FEW = 48
 """Units of a narrow layer, or examples of a small batch."""
