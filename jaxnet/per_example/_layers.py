@@ -12,17 +12,24 @@ from jax import Array, lax
 from jaxnet._numeric import wide
 from jaxnet._products import Layout, Products
 from jaxnet._validate import check_batch
-from jaxnet.backprop import Signals, contract, shares_of
+from jaxnet.backprop import Signals, both_passes, contract, shares_of
 from jaxnet.network import Layer, Network, Params, check_network
 
 
-def rows_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any = None) -> tuple[Array, Array, Array]:
+def rows_and_shares(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Array, Array, Array]:
     """Inputs (n, inputs), targets (n, outputs), and the share of each in a mean (n,), at least float32."""
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     n = math.prod(x.shape[:-1])
     shares = jnp.asarray(shares_of(x, weights), wide(x.dtype))
     return x.reshape(n, -1), y.reshape(n, -1), jnp.broadcast_to(shares.ravel(), (n,))
+
+
+def passes(params: Params, x: Any, y: Any, net: Network, weights: Any = None) -> tuple[Signals, Array, Layout]:
+    """What the passes leave of examples flattened to rows, in its layout, and their shares (n,) in the dtype of x."""
+    x, y, shares = rows_and_shares(params, x, y, net, weights)
+    _, found, layout = both_passes(params, x, y, net)
+    return found, shares.astype(x.dtype), layout
 
 
 def each_layer(params: Params, found: Signals, layout: Layout) -> zip[tuple[Layer, Array, Array, Products]]:

@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 from jaxnet._numeric import add_up, square, total_square
 from jaxnet._products import Layout, weigh
 from jaxnet._validate import describe
-from jaxnet.backprop import Signals, add_penalty, both_passes, in_structure_of, signals
+from jaxnet.backprop import Signals, add_penalty, in_structure_of, signals
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import each_layer, mean_gradient, rows_and_shares
+from jaxnet.per_example._layers import each_layer, mean_gradient, passes
 
 __all__ = ["cosine_to_mean", "dot_products", "gradients", "norms"]
 
@@ -52,10 +52,9 @@ def norms(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) 
     >>> jaxnet.per_example.norms(params, *jaxnet.data.xor())  # δ = ±1/4, and h = ½ of three units
     Array([0.3307189, 0.3307189, 0.3307189, 0.3307189], dtype=float32)
     """
-    rows, targets, _ = rows_and_shares(params, x, y, net)
-    _, found, layout = both_passes(params, rows, targets, net)
+    found, _, layout = passes(params, x, y, net)
     lengths = _root(add_up(squared_norms(params, found, net, layout)))
-    return lengths.astype(rows.dtype).reshape(jnp.shape(x)[:-1])
+    return lengths.astype(found.deltas[0].dtype).reshape(jnp.shape(x)[:-1])
 
 
 def squared_norms(params: Params, found: Signals, net: Network, layout: Layout) -> list[Array]:
@@ -161,9 +160,8 @@ def cosine_to_mean(
     >>> jaxnet.per_example.cosine_to_mean(params, x[:1], y[:1])
     Array([1.], dtype=float32)
     """
-    rows, targets, shares = rows_and_shares(params, x, y, net, weights)
-    _, found, layout = both_passes(params, rows, targets, net)
-    mean = add_penalty(net, mean_gradient(found, shares.astype(rows.dtype), layout), params)
+    found, shares, layout = passes(params, x, y, net, weights)
+    mean = add_penalty(net, mean_gradient(found, shares, layout), params)
     along = []
     for (layer, h, delta, products), g in zip(each_layer(params, found, layout), mean, strict=True):
         product = jnp.sum(delta * products.weigh(h, g.weight), axis=products.units)
@@ -172,6 +170,6 @@ def cosine_to_mean(
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
         along.append(product)
     length = jnp.sqrt(total_square(mean))
-    lengths = (_root(add_up(squared_norms(params, found, net, layout))) * length).astype(rows.dtype)
+    lengths = (_root(add_up(squared_norms(params, found, net, layout))) * length).astype(along[0].dtype)
     cosines = jnp.where(lengths > 0, add_up(along) / jnp.where(lengths > 0, lengths, 1), 0)
     return jnp.clip(cosines, -1, 1).reshape(jnp.shape(x)[:-1])

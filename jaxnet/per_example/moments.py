@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, total_square
 from jaxnet._products import Layout, Products
-from jaxnet.backprop import Signals, add_penalty, both_passes, in_structure_of
+from jaxnet.backprop import Signals, add_penalty, in_structure_of
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import last_layer_first, mean_gradient, outer_of_squares, rows_and_shares
+from jaxnet.per_example._layers import last_layer_first, mean_gradient, outer_of_squares, passes
 from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
@@ -34,7 +34,7 @@ def second_moment(
     >>> jaxnet.per_example.second_moment(params, *jaxnet.data.xor())[1].bias  # every δ is ±1/4
     Array([0.0625], dtype=float32)
     """
-    found, shares, layout = _passes(params, x, y, net, weights)
+    found, shares, layout = passes(params, x, y, net, weights)
     layers = _mean_of_squares(found, shares, layout)
     if net.penalised:
         l2 = jnp.asarray(net.l2, layers[0].weight.dtype)
@@ -63,7 +63,7 @@ def variance(
     >>> jaxnet.per_example.variance(params, *jaxnet.data.xor())[1].bias  # δ is 1/4 twice and −1/4 twice
     Array([0.0625], dtype=float32)
     """
-    found, shares, layout = _passes(params, x, y, net, weights)
+    found, shares, layout = passes(params, x, y, net, weights)
     mean = mean_gradient(found, shares, layout)
     return in_structure_of(params, _variance(found, shares, layout, mean))
 
@@ -83,7 +83,7 @@ def signal_to_noise(
     >>> jaxnet.per_example.signal_to_noise(params, *jaxnet.data.xor())[1].bias  # the examples cancel
     Array([0.], dtype=float32)
     """
-    found, shares, layout = _passes(params, x, y, net, weights)
+    found, shares, layout = passes(params, x, y, net, weights)
     mean = mean_gradient(found, shares, layout)
     return jax.tree.map(
         lambda g, var: jnp.where(g == 0, 0, g**2 / var),
@@ -113,7 +113,7 @@ def noise_and_signal(
     >>> bool(noise > 0)
     True
     """
-    found, shares, layout = _passes(params, x, y, net, weights)
+    found, shares, layout = passes(params, x, y, net, weights)
     if len(shares) < 2:
         raise ValueError(f"x has {len(shares)} example, expected at least 2: the noise is their spread")
     mean = mean_gradient(found, shares, layout)
@@ -144,13 +144,6 @@ def noise_scale(
     """
     noise, signal = noise_and_signal(params, x, y, net, weights)
     return noise / signal
-
-
-def _passes(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Signals, Array, Layout]:
-    """What the passes leave, and the share sᵢ of each example in a mean: (n,)."""
-    x, y, shares = rows_and_shares(params, x, y, net, weights)
-    _, found, layout = both_passes(params, x, y, net)
-    return found, shares.astype(x.dtype), layout
 
 
 def _mean_of_squares(found: Signals, shares: Array, layout: Layout) -> list[Layer]:
