@@ -19,7 +19,7 @@ from jax import Array
 
 import jaxnet
 from benchmarks import report
-from benchmarks.harness import memory, ratio, turns
+from benchmarks.harness import memory, must_agree, ratio, turns
 from benchmarks.programs import idiomatic_cost, idiomatic_forward
 from benchmarks.report import Bar, Report, Table, named
 from jaxnet import curvature, kernel
@@ -99,6 +99,9 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         arguments = data(sizes, n)
         programs = product_contenders(*arguments)
         name = f"{named(sizes)}, n = {n}"
+        for other in programs:
+            if other.startswith("jvp of"):
+                must_agree(name, programs, "hvp", other, arguments)
         seconds = turns(programs, arguments, rounds)
         table, rows = _table(f"Curvature: {name}", programs, seconds, "gradient")
         against = rows["hvp"]["over jvp of grad"] = ratio(seconds["hvp"], seconds["jvp of grad, idiomatic"])
@@ -112,6 +115,9 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         params, _, x, _ = data(sizes, KERNEL_EXAMPLES)
         programs = kernel_contenders(params, x)
         title = f"Tangent kernel of {KERNEL_EXAMPLES} examples: {named(sizes)}"
+        for other in programs:
+            if other.startswith("Jacobians"):
+                must_agree(title, programs, "empirical_ntk", other, (params, x))
         table, rows = _table(title, programs, turns(programs, (params, x), rounds, rest=0.1), "empirical_ntk")
         aim, einsum = KERNEL_AIMS[sizes, n], rows["Jacobians, einsum"]["ratio"]
         text = f"{named(sizes)}: tangent kernel {aim} times faster than contracting Jacobians"

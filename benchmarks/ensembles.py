@@ -1,17 +1,18 @@
 """Thousands of small networks at once: `jaxnet.ensemble.train` against a compiled loop of `vmap(value_and_grad)`.
 
-Every contender trains the same members on the same data with plain SGD, and must end at the same parameters. Also
-against `torch.func` and a pool of processes with scikit-learn, the grid of sizes on which the automatic choice of a
-layout has to hold, and one million networks.
+Both train the same members on the same data with plain SGD, take turns, and must end at the same parameters; so they do
+on the grid of sizes where the automatic choice of a layout has to hold. Then `torch.func`, in turns with ours, and by
+themselves a pool of processes with scikit-learn, each fit on numbers of its own, and one million networks.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import importlib
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from benchmarks import report
-from benchmarks.harness import interleave, operations, ratio
+from benchmarks import peers, report
+from benchmarks.harness import AGREEMENT, distance, interleave, operations, ratio
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
 
@@ -109,7 +110,7 @@ def usual(case: Case) -> Callable[[], Any]:
 
 def with_torch(case: Case) -> Callable[[], Any]:
     """``torch.func``: vmap of grad over stacked parameters."""
-    torch = importlib.import_module("torch")
+    torch = peers.library("torch", "PyTorch")
     params, x, y = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), problem(case))
 
     def cost(params: Any) -> Any:
@@ -149,6 +150,7 @@ def _fit(task: tuple[Case, int]) -> None:
 
 def with_sklearn(case: Case) -> float:
     """Nanoseconds for a step of a member in a pool of processes with scikit-learn's MLPRegressor."""
+    peers.library("sklearn", "scikit-learn")
     case = case._replace(members=64)
     # Not forked, which JAX's threads do not survive.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -161,10 +163,7 @@ def with_sklearn(case: Case) -> float:
 def measure_case(case: Case, rounds: int, peak: float) -> dict[str, Any]:
     """One case against the usual way."""
     contenders = {"ours": ours(case), "usual": usual(case)}
-    difference = max(
-        float(jnp.max(jnp.abs(a - b)))
-        for a, b in zip(*(jax.tree.leaves(run()) for run in contenders.values()), strict=True)
-    )
+    difference = distance(*(run() for run in contenders.values()))
     seconds, first = interleave(contenders, rounds)
     nanoseconds = {k: float(np.median(v)) / case.members / case.steps * 1e9 for k, v in seconds.items()}
     flops = operations(case.sizes, case.batch)
@@ -215,17 +214,28 @@ def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Ta
     return Table(title, columns, shown), bars, rows
 
 
-def others(case: Case) -> dict[str, Any]:
-    """The nanoseconds of other libraries for a step of a member, with ours beside them."""
+def others(case: Case, missing: list[str]) -> dict[str, Any]:
+    """The nanoseconds of other libraries for a step of a member, with ours beside them; notes who is missing."""
     # Far slower, so that fewer steps will do.
     short = case._replace(steps=max(3, case.steps // 20))
     cases = {"ours": case, "torch.func": short}
     contenders = {"ours": ours(case)}
-    if importlib.util.find_spec("torch"):
+    with leaving_out(missing):
         contenders["torch.func"] = with_torch(short)
     seconds, _ = interleave(contenders, 3, rest=0.1)
     found = {name: float(np.median(s)) / case.members / cases[name].steps * 1e9 for name, s in seconds.items()}
-    return found | {"scikit-learn in processes": with_sklearn(case)}
+    with leaving_out(missing):
+        found["scikit-learn in processes"] = with_sklearn(case)
+    return found
+
+
+@contextlib.contextmanager
+def leaving_out(missing: list[str]) -> Iterator[None]:
+    """Goes on without a peer that is not there, and notes which."""
+    try:
+        yield
+    except peers.MissingError as reason:
+        missing.append(f"{reason}.")
 
 
 def table_of_others(rows: list[dict[str, Any]]) -> Table:
@@ -259,14 +269,17 @@ def measure(settings: Settings, peaks: dict[str, float]) -> Report:
     numbers: dict[str, Any] = {"bars": rows}
     if not settings.quick:
         grid, more, numbers["grid"] = compare("By the layout that is chosen", GRID, settings.rounds, peak)
-        if not importlib.util.find_spec("torch"):
-            notes.append("PyTorch is not installed, so it is left out: pip install torch==2.13.0")
-        peers = numbers["others"] = [others(case) for case in report.progress(BARS, "other libraries")]
-        tables, bars = [*tables, grid, table_of_others(peers)], [*bars, *more]
+        missing: list[str] = []
+        rivals = numbers["others"] = [others(case, missing) for case in report.progress(BARS, "other libraries")]
+        notes = list(dict.fromkeys(missing))
+        tables, bars = [*tables, grid, table_of_others(rivals)], [*bars, *more]
         seconds = numbers["million networks"] = million_networks()
         text = "one million 2-2-1 networks take 2,000 steps in about a minute"
         bars.append(Bar(text, f"{seconds:.1f} s", seconds < 66))
     rows = [row for key in ("bars", "grid") for row in numbers.get(key, ())]
+    apart = max(row["difference"] for row in rows)
+    text = f"members end at the same parameters both ways, to {AGREEMENT:.0e}, relative"
+    bars.append(Bar(text, f"{apart:.1e} at the most", apart <= AGREEMENT))
     labels = [f"{named(row['case']['sizes'])}, {row['case']['members']:,}, {row['case']['batch']}" for row in rows]
     label = "time of jit(vmap(value_and_grad)) over ours"
     figure = forest(labels, {"ours": [row["ratio"] for row in rows]}, label, "sizes, members, batch")

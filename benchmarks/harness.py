@@ -28,16 +28,26 @@ def interleave(
 
     A contender returns what must be ready before the clock stops. ``rest`` is how many seconds pass before each turn:
     the threads of other libraries go on spinning for some hundredths of a second after their last product, and a system
-    goes on with a gigabyte that was given back to it; both take a core from whoever comes next. ``warm=False`` leaves
-    out the first call, for programs that are compiled already and long.
+    goes on with a gigabyte that was given back to it; both take a core from whoever comes next. A program whose threads
+    have slept takes up to 1.7 times its time for the next tenth of a second or two, so after the rest it runs for
+    ``SETTLE`` seconds, and once at the least, before it is timed. ``warm=False`` leaves out the first call, for
+    programs that are compiled already and long.
     """
     first = {name: _seconds(run) for name, run in contenders.items()} if warm else {}
     seconds = {name: np.empty(rounds) for name in contenders}
     for i in range(rounds):
         for name, run in contenders.items():
-            time.sleep(rest)
+            if rest:
+                time.sleep(rest)
+                began = time.perf_counter()
+                while time.perf_counter() < began + SETTLE:
+                    jax.block_until_ready(run())
             seconds[name][i] = _seconds(run)
     return seconds, first
+
+
+SETTLE = 0.2
+"""Seconds for which a contender runs after a rest before it is timed."""
 
 
 def _seconds(run: Callable[[], Any]) -> float:
@@ -103,6 +113,29 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Ratio:
 def geometric_mean(values: Iterable[float]) -> float:
     """The mean for ratios."""
     return float(np.exp(np.mean(np.log(list(values)))))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Equal results
+
+AGREEMENT = 1e-4
+"""How far apart, relative to the largest number, results in float32 may be that are called equal."""
+
+
+def distance(actual: Any, expected: Any) -> float:
+    """The largest difference of two trees, relative to the largest number."""
+    pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
+    size = max(float(jnp.abs(b).max()) for _, b in pairs)
+    return max(float(jnp.abs(a - b).max()) for a, b in pairs) / size
+
+
+def must_agree(
+    what: str, programs: Mapping[str, Callable[..., Any]], name: str, reference: str, arguments: tuple[Any, ...] = ()
+) -> None:
+    """Times are compared of equal results only: RuntimeError where two programs differ by more than float32 does."""
+    apart = distance(programs[name](*arguments), programs[reference](*arguments))
+    if not apart <= AGREEMENT:
+        raise RuntimeError(f"{what}: {name} differs from {reference} by {apart:.1e}, relative, of {AGREEMENT:.0e}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

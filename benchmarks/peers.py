@@ -71,10 +71,14 @@ class MissingError(Exception):
     """A peer cannot run here."""
 
 
+INSTALL = "pip install '.[experiments]' --group benchmarks"
+"""What installs all of them."""
+
+
 def library(name: str, title: str) -> Any:
     """A module of a peer, which the type checker may not find either."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise MissingError(f"{title} is not installed, so it is left out")
+        raise MissingError(f"{title} is not installed, so it is left out: {INSTALL}")
     return importlib.import_module(name)
 
 

@@ -20,7 +20,7 @@ from jax import Array
 
 import jaxnet
 from benchmarks import curvature, report
-from benchmarks.harness import interleave, memory, ratio, turns
+from benchmarks.harness import interleave, memory, must_agree, ratio, turns
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import Network, per_example
 
@@ -115,9 +115,7 @@ def compare(rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[di
             forms |= {name: rival.ours, f"{name}, automatic": rival.automatic}
         programs = {name: jax.jit(form).lower(*arguments).compile() for name, form in forms.items()}
         for name in rivals:
-            apart = distance(programs[name](*arguments), programs[f"{name}, automatic"](*arguments))
-            if apart > 1e-4:
-                raise RuntimeError(f"{name} for {sizes} differs from its automatic form by {apart:.1e}")
+            must_agree(f"{name} of {named(sizes)}", programs, name, f"{name}, automatic", arguments)
         seconds = turns(programs, arguments, rounds)
         used = {name: memory(program) for name, program in programs.items()}
         for name in ("gradient", *rivals):
@@ -161,13 +159,6 @@ def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
             found = row["of_gradients_memory"]
             bars.append(Bar(f"{name} at most 1.5 of its temporary memory", f"{found:.2f}", found <= 1.5))
     return bars
-
-
-def distance(actual: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest number."""
-    pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True))
-    size = max(float(jnp.abs(b).max()) for _, b in pairs)
-    return max(float(jnp.abs(a - b).max()) for a, b in pairs) / size
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -225,7 +225,8 @@ def figure(found: Found) -> Figure:
         for i, name in enumerate(others) for colour, line, marker in [STYLES[i % len(STYLES)]]
     }  # fmt: skip
     looks[peers.OURS] = {"color": "black", "linestyle": "-", "marker": "*", "markersize": 9, "linewidth": 2.2}
-    looks[LONG] = {"color": "black", "linestyle": "--", "marker": "*", "markersize": 9, "linewidth": 1.2}
+    looks[LONG] = {"color": "black", "linestyle": "--", "marker": "*", "markersize": 9, "markerfacecolor": "white",
+                   "linewidth": 1.2}  # fmt: skip
     for axes, (title, rows) in zip(panels, found.items(), strict=True):
         for name in [peers.OURS, LONG, *others]:
             timed = [(i, one) for i, one in enumerate(rows.values()) if name in one.seconds]

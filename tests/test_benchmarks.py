@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +47,18 @@ def test_contenders_take_turns():
     assert "".join(calls) == "abababab"
     assert set(seconds) == set(first) == {"a", "b"}
     assert all(len(values) == 3 for values in seconds.values())
+
+
+def test_a_contender_runs_untimed_after_a_rest(monkeypatch):
+    monkeypatch.setattr(harness, "SETTLE", 0.001)
+    calls = []
+
+    def run():
+        time.sleep(0.002)
+        calls.append("a")
+
+    harness.interleave({"a": run}, 3, rest=0.001, warm=False)
+    assert len(calls) == 6
 
 
 def test_without_a_first_call():
