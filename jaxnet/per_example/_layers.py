@@ -68,22 +68,23 @@ def after(done: Array, value: Array) -> Array:
     return jnp.where(first == first, value, first)
 
 
-_BLOCK = 16
-"""The smallest block of inputs that is squared at once."""
+_REGISTER = 16
+"""Blocks of inputs are multiples of the float32 numbers in a vector register: products of 25 columns take longer than
+products of 32."""
 
 
 def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
     """The products (δ²)ᵀ h² and Σ δ², summed over the examples, which are as ``products`` has them: a layer.
 
     A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so it is squared
-    in blocks of inputs, each about a quarter of the units. Measured by benchmarks/quantities.py.
+    in blocks of inputs, each of a quarter of the units or a little more. Measured by benchmarks/quantities.py.
     """
     units, inputs = delta2.shape[products.units], h.shape[products.inputs]
     bias = products.total(delta2)
-    if inputs <= max(_BLOCK, units):
+    if inputs <= max(_REGISTER, units):
         return Layer(products.outer(delta2, after(bias, h) ** 2), bias)
-    blocks = math.ceil(inputs / max(_BLOCK, units // 4))
-    size = math.ceil(inputs / blocks)
+    blocks = math.ceil(inputs / (_REGISTER * math.ceil(units / (4 * _REGISTER))))
+    size = _REGISTER * math.ceil(inputs / (blocks * _REGISTER))
 
     def block(i: Array, weight: Array) -> Array:
         start = jnp.minimum(i * size, inputs - size)  # the last one overlaps the one before
