@@ -32,7 +32,7 @@ LARGE, LARGE_BATCH, HUGE_BATCH, MICROBATCH = (5120, 2560, 1280), 32, 131_072, 51
 class Settings(report.Settings):
     """How much to measure."""
 
-    rounds: int = 31
+    rounds: int = 15
     """Turns of each form."""
 
 
@@ -116,7 +116,7 @@ def compare(rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[di
         programs = {name: jax.jit(form).lower(*arguments).compile() for name, form in forms.items()}
         for name in rivals:
             must_agree(f"{name} of {named(sizes)}", programs, name, f"{name}, automatic", arguments)
-        seconds = turns(programs, arguments, rounds)
+        seconds = turns(programs, arguments, rounds, rest=0.1)
         used = {name: memory(program) for name, program in programs.items()}
         for name in ("gradient", *rivals):
             row: dict[str, Any] = {"sizes": sizes, "n": n, "quantity": name, "seconds": seconds[name].tolist()}

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -56,11 +58,18 @@ def checked_count(name: str, value: Any, least: int) -> int:
     return value.__index__()
 
 
-def checked_scalar(name: str, value: Any, dtype: DTypeLike) -> Array:
-    """A real number, traced or not, as a scalar array of ``dtype``."""
+def checked_scalar(
+    name: str, value: Any, dtype: DTypeLike, *, above: float | None = None, least: float | None = None
+) -> Array:
+    """A real number, traced or not, as a scalar array of ``dtype``; where it is not traced, within its limits."""
     array = as_array(name, value)
     if array.shape != () or not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"{name} is {describe(value)}, expected one real number; map over several with jax.vmap")
+    if not isinstance(value, Tracer):
+        if above is not None and not np.asarray(value) > above:
+            raise ValueError(f"{name} is {value}, expected a number > {above:g}")
+        if least is not None and not np.asarray(value) >= least:
+            raise ValueError(f"{name} is {value}, expected a number >= {least:g}")
     return array.astype(dtype)
 
 

@@ -302,20 +302,28 @@ def test_a_member_with_bad_data_stops_alone():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch_size", "name"),
+    ("sizes", "batch_size", "batches", "name"),
     [
-        ((2, 2, 1), 4, "members last"),
-        ((2, 16, 1), 32, "members last"),
-        ((64, 32, 10), 32, "stacked"),
-        ((784, 30, 10), 10, "stacked"),
-        ((2, 2, 1), 1000, "stacked"),
+        ((2, 2, 1), 4, "whole", "members last"),
+        ((2, 16, 1), 32, "whole", "members last"),
+        ((8, 16, 4), 32, "whole", "members last"),
+        ((64, 10), 16, "whole", "members last"),
+        ((64, 32, 10), 32, "whole", "stacked"),
+        ((784, 30, 10), 10, "whole", "stacked"),
+        ((2, 2, 1), 1000, "whole", "stacked"),
+        # By a factor of 15 to 20, 3 and 1.8:
+        ((64, 16, 10), 1, "drawn", "stacked"),
+        ((8, 16, 4), 1, "drawn", "stacked"),
+        ((8, 16, 4), 8, "own", "stacked"),
+        ((2, 16, 1), 1, "drawn", "members last"),
     ],
 )
-def test_layouts_are_chosen_by_size(sizes, batch_size, name):
-    layout = ensemble._layouts.choose(None, 1000, sizes, batch_size, by_hand=True)
+def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
+    work = ensemble._layouts.Work(1000, sizes, batch_size, drawn=batches != "whole", own_batches=batches == "own")
+    layout = ensemble._layouts.choose(None, work, by_hand=True)
     assert layout.name == name
     assert 1 <= layout.chunk <= 1000
-    assert ensemble._layouts.choose(None, 1000, sizes, batch_size, by_hand=False).name == "stacked"
+    assert ensemble._layouts.choose(None, work, by_hand=False).name == "stacked"
 
 
 @pytest.mark.parametrize(

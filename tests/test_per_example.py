@@ -248,6 +248,20 @@ def test_gradients_that_cancel_the_penalty():
     assert not jnp.isnan(per_example.clipped_gradient(params, x, y, net, bound=1e-3)[1][0].weight).any()
 
 
+def test_the_noise_of_one_weighted_example_is_not_known():
+    params, x, y = problem((3, 4, 2))
+    weights = jnp.zeros(len(x)).at[1].set(2.0)
+    assert jnp.isnan(jnp.stack(per_example.noise_and_signal(params, x, y, weights=weights))).all()
+
+
+def test_cosines_of_small_gradients_in_half_precision():
+    params = (Layer(jnp.zeros((1, 2), jnp.float16), jnp.zeros(1, jnp.float16)),)
+    x, y = jnp.ones((3, 2), jnp.float16), jnp.asarray([[1e-4], [1e-4], [-1e-4]], jnp.float16)
+    cosines = per_example.cosine_to_mean(params, x, y, Network(output=activations.identity))
+    assert cosines.dtype == jnp.float16
+    np.testing.assert_allclose(cosines, [1, 1, -1], rtol=1e-3)
+
+
 def test_an_infinite_bound_clips_nothing(dtype):
     params, x, y = problem((3, 4, 2), NET, dtype=dtype)
     plain = jaxnet.backprop(params, x, y, NET)
@@ -493,7 +507,9 @@ class TestPrivateGradient:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"bound": 0}, ValueError, "bound is 0, expected a number > 0; jnp.inf clips nothing"),
+        ({"bound": 0}, ValueError, "bound is 0, expected a number > 0"),
+        ({"bound": np.float32(-1)}, ValueError, "bound is -1.0, expected a number > 0"),
+        ({"bound": (1.0, jnp.zeros(()))}, ValueError, r"bound\[1\] is 0.0, expected a number > 0"),
         ({"bound": float("nan")}, ValueError, "bound is nan, expected a number > 0"),
         ({"bound": (1.0,)}, ValueError, "bound has 1 numbers, expected one, or one for each of the 2 layers"),
         ({"bound": (1.0, -1.0)}, ValueError, r"bound\[1\] is -1.0, expected a number > 0"),

@@ -93,10 +93,8 @@ class Spectrum(NamedTuple):
 
         Stochastic Lanczos quadrature smoothed by Gaussians of standard deviation ``width`` (Lin, Saad & Yang 2016).
         """
-        if isinstance(width, (int, float)) and not width > 0:
-            raise ValueError(f"width is {width}, expected a number > 0")
         points = jnp.asarray(points, self.eigenvalues.dtype)
-        width = checked_scalar("width", width, self.eigenvalues.dtype)
+        width = checked_scalar("width", width, self.eigenvalues.dtype, above=0)
         away = (jnp.expand_dims(points, (-1, -2)) - jnp.expand_dims(self.eigenvalues, range(points.ndim))) / width
         bells = jnp.exp(-(away**2) / 2) / (width * (2 * jnp.pi) ** 0.5)
         return jnp.mean(jnp.sum(bells * jnp.expand_dims(self.weights, range(points.ndim)), axis=-1), axis=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -54,11 +54,19 @@ class Layout:
         return 0 if self.name == STACKED else -1
 
 
-# Nanoseconds on one core of a Xeon with AVX-512, float32: by benchmarks/ensembles.py.
-_KERNEL = 60  # to start one kernel, for all members of a chunk
-_PRODUCT = 400  # a batched product of small matrices, for each member
-_FLOP_STACKED = 1 / 65
-_FLOP_MEMBERS_LAST = 1 / 18
+# Nanoseconds for a step of a member on two cores of a Xeon with AVX-512, float32, fitted by hand to networks from 2-2-1
+# to 64-16-10, batches from 1 to 32, and batches of their own or shared: within a factor of two of most.
+_KERNEL = 30  # to start one kernel, for all members of a chunk
+_PRODUCT = 100  # a batched product of small matrices
+_LOOP, _LOOPED = 10, 0.25  # where a batch is one example, products become loops: in all, for each parameter and layer
+_FLOP_STACKED = 1 / 83
+_FLOP_MEMBERS_LAST = 1 / 90
+_UNIT = 0.2  # the activation of a unit, with the members last
+# With the members last, XLA carries a delta back anew for each input that it is multiplied with: so much for each
+# triple of an input, a unit and a unit of the next layer, where batches are drawn, and for each example.
+_CARRIED, _CARRIED_EXAMPLE = 0.4, 0.02
+_OWN, _OWN_LAST = 2, 9  # batches of members' own: a number, stacked, and of every example but one with the members last
+_OWN_BATCH = 15  # and such a batch in all, with the members last
 
 _MOST_TERMS = 200
 """Terms that are written out for one layer at the most: compiling takes longer with each."""
@@ -70,31 +78,63 @@ _CACHE = 2**16
 """Numbers that a chunk should touch at the most, to stay in the cache of a core through all its steps."""
 
 
-def choose(name: str | None, members: int, sizes: tuple[int, ...], batch_size: int, by_hand: bool) -> Layout:
-    """The layout for so many members of these sizes; the cheaper one by the costs above, if no name is given."""
+class Work(NamedTuple):
+    """What a layout is chosen for."""
+
+    members: int
+    sizes: tuple[int, ...]
+    batch_size: int
+    drawn: bool  # batches are drawn from more examples
+    own_batches: bool  # each member draws its own, or from data of its own
+
+
+def choose(name: str | None, work: Work, by_hand: bool) -> Layout:
+    """The layout for such work; the cheaper one by the costs above, if no name is given."""
     if name is not None:
         check_name(name)
     if jax.default_backend() != "cpu" or name == ONE_KERNEL:
-        return Layout(name or STACKED, members, 1)
+        return Layout(name or STACKED, work.members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = -(-members // threads)
-    layers = list(pairwise(sizes))
-    parameters = sum((inputs + 1) * units for inputs, units in layers)
-    flops = 6 * batch_size * parameters
+    share = -(-work.members // threads)
+    layers = list(pairwise(work.sizes))
+    n = work.batch_size
 
-    touched = max(2 * units * inputs + batch_size * units for inputs, units in layers) + 2 * batch_size
+    touched = max(2 * units * inputs + n * units for inputs, units in layers) + 2 * n
     chunk = _ONE_CORE // touched // 16 * 16
     chunk = min(share, chunk if chunk >= 48 else max(16, min(128, _CACHE // touched // 16 * 16)))
     last = Layout(MEMBERS_LAST, chunk, threads)
-    chunk = max(4, 2 * _CACHE // (parameters + batch_size * sum(sizes[1:])))
+    chunk = max(4, 2 * _CACHE // (_parameters(work.sizes) + n * sum(work.sizes[1:])))
     stacked = Layout(STACKED, min(share, chunk), threads)
     if name is not None:
         return last if name == MEMBERS_LAST else stacked
+    written_out = max(n, *work.sizes) <= _MOST_TERMS
+    return last if by_hand and written_out and cost_members_last(work, last.chunk) < cost_stacked(work) else stacked
 
-    cost_last = _KERNEL * (4 * len(layers) + 1) / last.chunk + _FLOP_MEMBERS_LAST * flops
-    cost_stacked = _PRODUCT * (3 * len(layers) - 1) + _FLOP_STACKED * flops
-    terms = max(batch_size, *sizes)
-    return last if by_hand and terms <= _MOST_TERMS and cost_last < cost_stacked else stacked
+
+def cost_members_last(work: Work, chunk: int) -> float:
+    """Nanoseconds for a step of a member with the members last."""
+    sizes, n = work.sizes, work.batch_size
+    carried = sum(inputs * units * after for inputs, units, after in zip(sizes, sizes[1:], sizes[2:], strict=False))
+    return (
+        _KERNEL * (4 * len(sizes) - 3) / chunk
+        + _FLOP_MEMBERS_LAST * 6 * n * _parameters(sizes)
+        + _UNIT * n * sum(sizes[1:])
+        + (_CARRIED * work.drawn + _CARRIED_EXAMPLE * n) * carried
+        + (_OWN_BATCH + _OWN_LAST * (n - 1) * (sizes[0] + sizes[-1])) * work.own_batches
+    )
+
+
+def cost_stacked(work: Work) -> float:
+    """Nanoseconds for a step of a member with the members stacked."""
+    sizes, n, layers = work.sizes, work.batch_size, len(work.sizes) - 1
+    gathered = _OWN * work.own_batches * n * (sizes[0] + sizes[-1])
+    if n == 1:
+        return _LOOP + _LOOPED * layers * _parameters(sizes) + gathered
+    return _PRODUCT * (3 * layers - 1) + _FLOP_STACKED * 6 * n * _parameters(sizes) + gathered
+
+
+def _parameters(sizes: tuple[int, ...]) -> int:
+    return sum((inputs + 1) * units for inputs, units in pairwise(sizes))
 
 
 def cut_into_groups(layout: Layout, members: int) -> tuple[int, range]:

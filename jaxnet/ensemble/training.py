@@ -41,7 +41,7 @@ from jaxnet.ensemble._arguments import (
     first,
     not_finite_parts,
 )
-from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, choose, cut_into_groups
+from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
 from jaxnet.ensemble._one_kernel import check_one_kernel
 from jaxnet.ensemble.members import check_kind, checked_members
@@ -184,7 +184,10 @@ def train(
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     if not isinstance(layout, Layout):
-        layout = choose(layout, members, sizes, batch_size, gradient is backprop)
+        drawn = batch_size < n
+        own = given.key.ndim > 0 or subset is not None or jnp.ndim(data[0]) == 3
+        work = Work(members, sizes, batch_size, drawn, own_batches=drawn and own)
+        layout = choose(layout, work, gradient is backprop)
     if layout.name != STACKED and gradient is not backprop:
         raise ValueError(f"layout is {layout.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
     if layout.name == ONE_KERNEL:

@@ -152,9 +152,7 @@ def private_gradient(
     check_key(key)
     x, y, shares = rows_and_shares(params, x, y, net, weights)
     bounds = _checked_bounds(bound, len(params), shares.dtype)
-    if isinstance(noise_multiplier, (int, float)) and not noise_multiplier >= 0:
-        raise ValueError(f"noise_multiplier is {noise_multiplier}, expected a number >= 0")
-    sigma = checked_scalar("noise_multiplier", noise_multiplier, shares.dtype)
+    sigma = checked_scalar("noise_multiplier", noise_multiplier, shares.dtype, least=0)
     n = len(x)
     portions = jnp.full(n, 1 / n, shares.dtype)
     if weights is not None:
@@ -262,14 +260,7 @@ def _factor(square: Array, bound: Array) -> Array:
 def _checked_bounds(bound: Any, layers: int, dtype: Any) -> list[Array]:
     """One bound for all, or one for each layer, as scalars."""
     if not isinstance(bound, (tuple, list)):
-        return [_positive("bound", bound, dtype)]
+        return [checked_scalar("bound", bound, dtype, above=0)]
     if len(bound) != layers:
         raise ValueError(f"bound has {len(bound)} numbers, expected one, or one for each of the {layers} layers")
-    return [_positive(f"bound[{i}]", value, dtype) for i, value in enumerate(bound)]
-
-
-def _positive(name: str, value: Any, dtype: Any) -> Array:
-    # Of an array the value is not looked at: it may be traced.
-    if isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"{name} is {value}, expected a number > 0; jnp.inf clips nothing")
-    return checked_scalar(name, value, dtype)
+    return [checked_scalar(f"bound[{i}]", value, dtype, above=0) for i, value in enumerate(bound)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -162,14 +163,16 @@ def cosine_to_mean(
     """
     found, shares, layout = passes(params, x, y, net, weights)
     mean = add_penalty(net, mean_gradient(found, shares, layout), params)
+    length = jnp.sqrt(total_square(mean))
+    # Of unit length, so that half precision has room for the products.
+    unit = jax.tree.map(lambda g: (g / jnp.where(length > 0, length, 1)).astype(g.dtype), mean)
     along = []
-    for (layer, h, delta, products), g in zip(each_layer(params, found, layout), mean, strict=True):
+    for (layer, h, delta, products), g in zip(each_layer(params, found, layout), unit, strict=True):
         product = jnp.sum(delta * products.weigh(h, g.weight), axis=products.units)
         product += jnp.squeeze(layout.others.weigh(delta, g.bias[None]), products.units)
         if net.penalised:
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
         along.append(product)
-    length = jnp.sqrt(total_square(mean))
-    lengths = (_root(add_up(squared_norms(params, found, net, layout))) * length).astype(along[0].dtype)
+    lengths = _root(add_up(squared_norms(params, found, net, layout)))
     cosines = jnp.where(lengths > 0, add_up(along) / jnp.where(lengths > 0, lengths, 1), 0)
-    return jnp.clip(cosines, -1, 1).reshape(jnp.shape(x)[:-1])
+    return jnp.clip(cosines, -1, 1).astype(found.deltas[0].dtype).reshape(jnp.shape(x)[:-1])

@@ -105,7 +105,8 @@ def noise_and_signal(
     Of one batch both are noisy, and ‖G‖² may come out negative where the noise hides the gradient. Average each of the
     two over batches, and divide then: the mean of ratios is biased.
 
-    Parameters, and errors, as for `jaxnet.cost`; also ValueError for a single example, which has no spread.
+    Parameters, and errors, as for `jaxnet.cost`; also ValueError for a single example, which has no spread. NaN where
+    all but one have a weight of 0.
 
     >>> import jax, jaxnet
     >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1))
@@ -121,7 +122,7 @@ def noise_and_signal(
     squares = add_up(squared_norms(params, found, unpenalised, layout))
     shares = shares.astype(squares.dtype)
     spread = jnp.sum(shares**2)
-    noise = (jnp.sum(shares * squares) - total_square(mean)) / (1 - spread)
+    noise = (jnp.sum(shares * squares) - total_square(mean)) / jnp.where(spread < 1, 1 - spread, jnp.nan)
     signal = total_square(add_penalty(net, mean, params)) - spread * noise
     return noise, signal
 
