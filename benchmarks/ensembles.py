@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,19 +28,44 @@ from benchmarks import peers, report
 from benchmarks.harness import AGREEMENT, distance, interleave, operations, ratio
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
+from jaxnet._loop import shuffled
 
 RATE = 0.5
 SGD = optax.sgd(RATE)
 
 
 class Case(NamedTuple):
-    """Sizes, members, examples in a batch, steps, and the ratio that is asked for."""
+    """What is trained, for how many steps, and the ratio that is asked for."""
 
     sizes: tuple[int, ...]
     members: int
     batch: int
     steps: int
     bar: float
+    drawn_from: int = 0
+    """How many examples batches are drawn from, epoch by epoch; 0 if the batch is all there are."""
+    own_order: bool = False
+    """Whether each member draws its own batches."""
+
+    @property
+    def examples(self) -> int:
+        """How many there are."""
+        return self.drawn_from or self.batch
+
+    @property
+    def epochs(self) -> int:
+        """Passes over them."""
+        return self.steps * self.batch // self.examples
+
+    @property
+    def key(self) -> Array:
+        """Of the order of the examples: one, or one for each member."""
+        key = jax.random.key(1)
+        return jax.random.split(key, self.members) if self.own_order else key
+
+    def __str__(self) -> str:
+        drawn = f" of {self.drawn_from:,}" if self.drawn_from else ""
+        return f"{self.batch}{drawn}" + (", own order" if self.own_order else "")
 
 
 BARS = [
@@ -59,6 +85,14 @@ GRID = [
     Case((64, 10), 1024, 16, 100, 0.95),
     Case((64, 64, 10), 64, 100, 50, 0.95),
     Case((784, 30, 10), 4, 100, 50, 0.95),
+    Case((2, 2, 1), 4096, 4, 640, 0.95, 64),
+    Case((2, 16, 1), 1000, 1, 1000, 0.95, 200),
+    Case((8, 16, 4), 1024, 8, 100, 0.95, 80),
+    Case((8, 16, 4), 1024, 8, 100, 0.95, 80, own_order=True),
+    Case((10, 10, 10, 10), 1024, 10, 50, 0.95, 100, own_order=True),
+    Case((64, 16, 10), 512, 1, 512, 0.95, 512),
+    Case((64, 16, 10), 56, 1, 1024, 0.95, 1024, own_order=True),
+    Case((784, 30, 10), 16, 10, 500, 0.95, 1000, own_order=True),
 ]
 
 
@@ -71,40 +105,60 @@ class Settings(report.Settings):
 
 
 def problem(case: Case) -> tuple[Any, Array, Array]:
-    """Parameters of the members, and one batch that all of them take in every step."""
+    """Parameters of the members, and the examples, which are the same for all of them."""
     keys = jax.random.split(jax.random.key(0), 3)
     params = ensemble.init(keys[0], case.members, case.sizes)
-    shape = (case.batch, case.sizes[0])
-    return params, jax.random.normal(keys[1], shape), jax.random.uniform(keys[2], (case.batch, case.sizes[-1]))
+    x = jax.random.normal(keys[1], (case.examples, case.sizes[0]))
+    return params, x, jax.random.uniform(keys[2], (case.examples, case.sizes[-1]))
 
 
-def ours(case: Case) -> Callable[[], Any]:
+def ours(case: Case, epochs: int | None = None) -> Callable[[], Any]:
     """`ensemble.train`, with everything it does beside the steps."""
     params, x, y = problem(case)
-    key, steps = jax.random.key(1), case.steps
-    return lambda: ensemble.train(key, params, (x, y), optimizer=SGD, epochs=steps, record_every=steps).params
+    epochs = case.epochs if epochs is None else epochs
+    options = {"optimizer": SGD, "epochs": epochs, "batch_size": case.batch, "record_every": max(1, epochs)}
+    return lambda: ensemble.train(case.key, params, (x, y), **options)
 
 
-@jax.jit
-def mapped_steps(params: Any, x: Array, y: Array, steps: Array) -> Any:
-    """The usual way: value_and_grad of the cost, mapped over the members, in a compiled loop."""
+def descend(params: Any, x: Array, y: Array, axis: int | None = None) -> Any:
+    """The usual way to take a step: value_and_grad of the cost, mapped over the members; ``axis`` is theirs in x, y."""
 
-    def cost(params: Any) -> Array:
+    def cost(params: Any, x: Array, y: Array) -> Array:
         h = x
         for weight, bias in params:
             h = jax.nn.sigmoid(h @ weight.T + bias)
         return jnp.mean(jnp.sum((h - y) ** 2, axis=-1))
 
-    def step(_: Array, params: Any) -> Any:
-        _, grads = jax.vmap(jax.value_and_grad(cost))(params)
-        return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
+    _, grads = jax.vmap(jax.value_and_grad(cost), (0, axis, axis))(params, x, y)
+    return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
 
-    return lax.fori_loop(0, steps, step, params)
+
+@jax.jit
+def mapped_steps(params: Any, x: Array, y: Array, steps: Array) -> Any:
+    """So many steps on all examples, in a compiled loop."""
+    return lax.fori_loop(0, steps, lambda _, params: descend(params, x, y), params)
+
+
+@partial(jax.jit, static_argnames="batch")
+def mapped_epochs(params: Any, x: Array, y: Array, key: Array, epochs: Array, batch: int) -> Any:
+    """So many epochs of steps on batches, drawn in the order of `ensemble.train`, in a compiled loop."""
+    axis = 0 if key.ndim else None
+
+    def order(key: Array, number: Array) -> Array:
+        return shuffled(jax.random.fold_in(key, number), len(x)).reshape(-1, batch)
+
+    def epoch(number: Array, params: Any) -> Any:
+        rows = jax.vmap(order, (0, None), 1)(key, number) if key.ndim else order(key, number)
+        return lax.scan(lambda params, rows: (descend(params, x[rows], y[rows], axis), None), params, rows)[0]
+
+    return lax.fori_loop(0, epochs, epoch, params)
 
 
 def usual(case: Case) -> Callable[[], Any]:
     """The usual way, as a contender."""
     params, x, y = problem(case)
+    if case.drawn_from:
+        return lambda: mapped_epochs(params, x, y, case.key, case.epochs, case.batch)
     return lambda: mapped_steps(params, x, y, case.steps)
 
 
@@ -162,13 +216,13 @@ def with_sklearn(case: Case) -> float:
 
 def measure_case(case: Case, rounds: int, peak: float) -> dict[str, Any]:
     """One case against the usual way."""
-    contenders = {"ours": ours(case), "usual": usual(case)}
+    train = ours(case)
+    contenders = {"ours": lambda: train().params, "usual": usual(case)}
     difference = distance(*(run() for run in contenders.values()))
     seconds, first = interleave(contenders, rounds)
     nanoseconds = {k: float(np.median(v)) / case.members / case.steps * 1e9 for k, v in seconds.items()}
     flops = operations(case.sizes, case.batch)
-    params, x, y = problem(case)
-    layout = ensemble.train(jax.random.key(1), params, (x, y), optimizer=SGD, epochs=0).layout
+    layout = ours(case, epochs=0)().layout
     return {
         "case": case._asdict(),
         "layout": layout.__dict__,
@@ -189,7 +243,7 @@ def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Ta
         (
             named(case.sizes),
             f"{case.members:,}",
-            str(case.batch),
+            str(case),
             f"{row['layout']['name']}, {row['layout']['chunk']} x {row['layout']['threads']}",
             f"{row['nanoseconds']['ours']:,.1f}",
             f"{row['nanoseconds']['usual']:,.1f}",
@@ -205,7 +259,7 @@ def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Ta
                "usual over ours", "ours is", "GFLOP/s", "of peak", "differ by")  # fmt: skip
     bars = [
         Bar(
-            f"{named(case.sizes)}, {case.members:,} members, batch {case.batch}: at least {case.bar:g} times as fast",
+            f"{named(case.sizes)}, {case.members:,} members, batch {case}: at least {case.bar:g} times as fast",
             str(row["ratio"]),
             row["ratio"].value >= case.bar,
         )
@@ -219,7 +273,8 @@ def others(case: Case, missing: list[str]) -> dict[str, Any]:
     # Far slower, so that fewer steps will do.
     short = case._replace(steps=max(3, case.steps // 20))
     cases = {"ours": case, "torch.func": short}
-    contenders = {"ours": ours(case)}
+    train = ours(case)
+    contenders = {"ours": lambda: train().params}
     with leaving_out(missing):
         contenders["torch.func"] = with_torch(short)
     seconds, _ = interleave(contenders, 3, rest=0.1)
@@ -280,7 +335,8 @@ def measure(settings: Settings, peaks: dict[str, float]) -> Report:
     apart = max(row["difference"] for row in rows)
     text = f"members end at the same parameters both ways, to {AGREEMENT:.0e}, relative"
     bars.append(Bar(text, f"{apart:.1e} at the most", apart <= AGREEMENT))
-    labels = [f"{named(row['case']['sizes'])}, {row['case']['members']:,}, {row['case']['batch']}" for row in rows]
+    cases = [Case(**row["case"]) for row in rows]
+    labels = [f"{named(case.sizes)}, {case.members:,}, {case}" for case in cases]
     label = "time of jit(vmap(value_and_grad)) over ours"
     figure = forest(labels, {"ours": [row["ratio"] for row in rows]}, label, "sizes, members, batch")
     return Report(tables, bars, {"ratios": figure}, numbers, notes)
