@@ -165,7 +165,7 @@ def cosine_to_mean(
     mean = add_penalty(net, mean_gradient(found, shares, layout), params)
     length = jnp.sqrt(total_square(mean))
     # Of unit length, so that half precision has room for the products.
-    unit = jax.tree.map(lambda g: (g / jnp.where(length > 0, length, 1)).astype(g.dtype), mean)
+    unit = jax.tree.map(lambda g: (g.astype(length.dtype) / jnp.where(length > 0, length, 1)).astype(g.dtype), mean)
     along = []
     for (layer, h, delta, products), g in zip(each_layer(params, found, layout), unit, strict=True):
         product = jnp.sum(delta * products.weigh(h, g.weight), axis=products.units)
@@ -174,5 +174,5 @@ def cosine_to_mean(
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
         along.append(product)
     lengths = _root(add_up(squared_norms(params, found, net, layout)))
-    cosines = jnp.where(lengths > 0, add_up(along) / jnp.where(lengths > 0, lengths, 1), 0)
+    cosines = jnp.where(lengths > 0, add_up(along).astype(lengths.dtype) / jnp.where(lengths > 0, lengths, 1), 0)
     return jnp.clip(cosines, -1, 1).astype(found.deltas[0].dtype).reshape(jnp.shape(x)[:-1])
