@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,11 +81,15 @@ def descend(
         jax.random.key(0),  # for the order of the examples, which batch gradient descent does not use
         params,
         data,
-        optimizer=optax.sgd(settings.learning_rate),
+        optimizer=_sgd(settings.learning_rate),
         epochs=times * settings.epochs,
         record_every=settings.epochs,
         progress=progress,
     )
+
+
+_sgd = cache(optax.sgd)
+"""One object for each step size, so that runs of equal shapes share a compiled program."""
 
 
 def _norms(params: Params) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,12 +97,16 @@ def fit(
         initial(init_key, len(rows), sizes),
         data,
         net=net,
-        optimizer=optax.adam(settings.learning_rate),
+        optimizer=_adam(settings.learning_rate),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         subset=rows,
         record_every=max(settings.epochs, 1),
     ).params
+
+
+_adam = cache(optax.adam)
+"""One object for each step size, so that runs of equal shapes share a compiled program."""
 
 
 def outputs(params: Any, x: np.ndarray, net: jaxnet.Network) -> np.ndarray:
