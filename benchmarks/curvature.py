@@ -99,9 +99,7 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         arguments = data(sizes, n)
         programs = product_contenders(*arguments)
         name = f"{named(sizes)}, n = {n}"
-        for other in programs:
-            if other.startswith("jvp of"):
-                must_agree(name, programs, "hvp", other, arguments)
+        must_agree(name, programs, "hvp", (other for other in programs if other.startswith("jvp of")), arguments)
         seconds = turns(programs, arguments, rounds)
         table, rows = _table(f"Curvature: {name}", programs, seconds, "gradient")
         against = rows["hvp"]["over jvp of grad"] = ratio(seconds["hvp"], seconds["jvp of grad, idiomatic"])
@@ -115,9 +113,8 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         params, _, x, _ = data(sizes, KERNEL_EXAMPLES)
         programs = kernel_contenders(params, x)
         title = f"Tangent kernel of {KERNEL_EXAMPLES} examples: {named(sizes)}"
-        for other in programs:
-            if other.startswith("Jacobians"):
-                must_agree(title, programs, "empirical_ntk", other, (params, x))
+        jacobians = (other for other in programs if other.startswith("Jacobians"))
+        must_agree(title, programs, "empirical_ntk", jacobians, (params, x))
         table, rows = _table(title, programs, turns(programs, (params, x), rounds, rest=0.1), "empirical_ntk")
         aim, einsum = KERNEL_AIMS[sizes, n], rows["Jacobians, einsum"]["ratio"]
         text = f"{named(sizes)}: tangent kernel {aim} times faster than contracting Jacobians"

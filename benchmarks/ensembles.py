@@ -7,25 +7,24 @@ themselves a pool of processes with scikit-learn, each fit on numbers of its own
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
 
 from benchmarks import peers, report
 from benchmarks.harness import AGREEMENT, distance, interleave, operations, ratio
+from benchmarks.programs import idiomatic_cost
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
 from jaxnet._loop import shuffled
@@ -63,7 +62,9 @@ class Case(NamedTuple):
         key = jax.random.key(1)
         return jax.random.split(key, self.members) if self.own_order else key
 
-    def __str__(self) -> str:
+    @property
+    def batches(self) -> str:
+        """What they are, in words."""
         drawn = f" of {self.drawn_from:,}" if self.drawn_from else ""
         return f"{self.batch}{drawn}" + (", own order" if self.own_order else "")
 
@@ -112,24 +113,16 @@ def problem(case: Case) -> tuple[Any, Array, Array]:
     return params, x, jax.random.uniform(keys[2], (case.examples, case.sizes[-1]))
 
 
-def ours(case: Case, epochs: int | None = None) -> Callable[[], Any]:
+def ours(case: Case) -> Callable[[], Any]:
     """`ensemble.train`, with everything it does beside the steps."""
     params, x, y = problem(case)
-    epochs = case.epochs if epochs is None else epochs
-    options = {"optimizer": SGD, "epochs": epochs, "batch_size": case.batch, "record_every": max(1, epochs)}
+    options = {"optimizer": SGD, "epochs": case.epochs, "batch_size": case.batch, "record_every": case.epochs}
     return lambda: ensemble.train(case.key, params, (x, y), **options)
 
 
 def descend(params: Any, x: Array, y: Array, axis: int | None = None) -> Any:
     """The usual way to take a step: value_and_grad of the cost, mapped over the members; ``axis`` is theirs in x, y."""
-
-    def cost(params: Any, x: Array, y: Array) -> Array:
-        h = x
-        for weight, bias in params:
-            h = jax.nn.sigmoid(h @ weight.T + bias)
-        return jnp.mean(jnp.sum((h - y) ** 2, axis=-1))
-
-    _, grads = jax.vmap(jax.value_and_grad(cost), (0, axis, axis))(params, x, y)
+    _, grads = jax.vmap(jax.value_and_grad(idiomatic_cost), (0, axis, axis))(params, x, y)
     return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
 
 
@@ -218,14 +211,14 @@ def measure_case(case: Case, rounds: int, peak: float) -> dict[str, Any]:
     """One case against the usual way."""
     train = ours(case)
     contenders = {"ours": lambda: train().params, "usual": usual(case)}
-    difference = distance(*(run() for run in contenders.values()))
+    result = train()
+    difference = distance(result.params, contenders["usual"]())
     seconds, first = interleave(contenders, rounds)
     nanoseconds = {k: float(np.median(v)) / case.members / case.steps * 1e9 for k, v in seconds.items()}
     flops = operations(case.sizes, case.batch)
-    layout = ours(case, epochs=0)().layout
     return {
         "case": case._asdict(),
-        "layout": layout.__dict__,
+        "layout": result.layout.__dict__,
         "nanoseconds": nanoseconds,
         "first call": first,
         "ratio": ratio(seconds["usual"], seconds["ours"]),
@@ -243,7 +236,7 @@ def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Ta
         (
             named(case.sizes),
             f"{case.members:,}",
-            str(case),
+            case.batches,
             f"{row['layout']['name']}, {row['layout']['chunk']} x {row['layout']['threads']}",
             f"{row['nanoseconds']['ours']:,.1f}",
             f"{row['nanoseconds']['usual']:,.1f}",
@@ -259,7 +252,7 @@ def compare(title: str, cases: list[Case], rounds: int, peak: float) -> tuple[Ta
                "usual over ours", "ours is", "GFLOP/s", "of peak", "differ by")  # fmt: skip
     bars = [
         Bar(
-            f"{named(case.sizes)}, {case.members:,} members, batch {case}: at least {case.bar:g} times as fast",
+            f"{named(case.sizes)}, {case.members:,} members, batch {case.batches}: at least {case.bar:g} times as fast",
             str(row["ratio"]),
             row["ratio"].value >= case.bar,
         )
@@ -275,22 +268,13 @@ def others(case: Case, missing: list[str]) -> dict[str, Any]:
     cases = {"ours": case, "torch.func": short}
     train = ours(case)
     contenders = {"ours": lambda: train().params}
-    with leaving_out(missing):
+    with peers.leaving_out(missing):
         contenders["torch.func"] = with_torch(short)
     seconds, _ = interleave(contenders, 3, rest=0.1)
     found = {name: float(np.median(s)) / case.members / cases[name].steps * 1e9 for name, s in seconds.items()}
-    with leaving_out(missing):
+    with peers.leaving_out(missing):
         found["scikit-learn in processes"] = with_sklearn(case)
     return found
-
-
-@contextlib.contextmanager
-def leaving_out(missing: list[str]) -> Iterator[None]:
-    """Goes on without a peer that is not there, and notes which."""
-    try:
-        yield
-    except peers.MissingError as reason:
-        missing.append(f"{reason}.")
 
 
 def table_of_others(rows: list[dict[str, Any]]) -> Table:
@@ -336,7 +320,7 @@ def measure(settings: Settings, peaks: dict[str, float]) -> Report:
     text = f"members end at the same parameters both ways, to {AGREEMENT:.0e}, relative"
     bars.append(Bar(text, f"{apart:.1e} at the most", apart <= AGREEMENT))
     cases = [Case(**row["case"]) for row in rows]
-    labels = [f"{named(case.sizes)}, {case.members:,}, {case}" for case in cases]
+    labels = [f"{named(case.sizes)}, {case.members:,}, {case.batches}" for case in cases]
     label = "time of jit(vmap(value_and_grad)) over ours"
     figure = forest(labels, {"ours": [row["ratio"] for row in rows]}, label, "sizes, members, batch")
     return Report(tables, bars, {"ratios": figure}, numbers, notes)

@@ -130,12 +130,14 @@ def distance(actual: Any, expected: Any) -> float:
 
 
 def must_agree(
-    what: str, programs: Mapping[str, Callable[..., Any]], name: str, reference: str, arguments: tuple[Any, ...] = ()
+    what: str, programs: Mapping[str, Callable[..., Any]], first: str, others: Iterable[str], arguments: tuple[Any, ...]
 ) -> None:
-    """Times are compared of equal results only: RuntimeError where two programs differ by more than float32 does."""
-    apart = distance(programs[name](*arguments), programs[reference](*arguments))
-    if not apart <= AGREEMENT:
-        raise RuntimeError(f"{what}: {name} differs from {reference} by {apart:.1e}, relative, of {AGREEMENT:.0e}")
+    """Times are compared of equal results only: RuntimeError where others are further than that from the first."""
+    expected = programs[first](*arguments)
+    for name in others:
+        apart = distance(programs[name](*arguments), expected)
+        if not apart <= AGREEMENT:
+            raise RuntimeError(f"{what}: {name} differs from {first} by {apart:.1e}, relative, of {AGREEMENT:.0e}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

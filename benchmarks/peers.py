@@ -5,6 +5,7 @@ Each is written as its library documents it, in one class: made from a problem, 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -80,6 +81,15 @@ def library(name: str, title: str) -> Any:
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         raise MissingError(f"{title} is not installed, so it is left out: {INSTALL}")
     return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def leaving_out(missing: list[str]) -> Iterator[None]:
+    """Goes on without a peer that is not there, and notes which."""
+    try:
+        yield
+    except MissingError as reason:
+        missing.append(f"{reason}.")
 
 
 class Contender(ABC):
@@ -467,11 +477,9 @@ def ready(problem: Problem, names: Iterable[str] = FORMS) -> tuple[dict[str, Rea
     """Contenders that have trained for an epoch, each in its faster form, and who is missing."""
     found, missing, references = {}, [], {}
     for name in names:
-        try:
+        with leaving_out(missing):
             form = _faster(problem, FORMS[name])
             found[name] = _begun(problem, form, FORMS[name][form], references)
-        except MissingError as reason:
-            missing.append(f"{reason}.")
     return found, missing
 
 

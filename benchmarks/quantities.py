@@ -115,7 +115,7 @@ def compare(rivals: dict[str, Rival], shapes: list[Any], rounds: int) -> list[di
             forms |= {name: rival.ours, f"{name}, automatic": rival.automatic}
         programs = {name: jax.jit(form).lower(*arguments).compile() for name, form in forms.items()}
         for name in rivals:
-            must_agree(f"{name} of {named(sizes)}", programs, name, f"{name}, automatic", arguments)
+            must_agree(f"{name} of {named(sizes)}", programs, name, [f"{name}, automatic"], arguments)
         seconds = turns(programs, arguments, rounds, rest=0.1)
         used = {name: memory(program) for name, program in programs.items()}
         for name in ("gradient", *rivals):

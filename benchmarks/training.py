@@ -25,12 +25,11 @@ from matplotlib.figure import Figure
 
 import jaxnet
 from benchmarks import peers, report
-from benchmarks.harness import TURN, Ratio, interleave, ratio, repeated
+from benchmarks.harness import AGREEMENT, TURN, Ratio, interleave, ratio, repeated
 from benchmarks.report import Bar, Report, Table
 from experiments._drawing import STYLES, finish, new_figure
 
 LONG, EPOCHS = "jaxnet, ten epochs a call", 10
-TOLERANCE = 1e-4
 SLOW = ("1", "10", "100")
 """Batches at which twice the speed of the fastest peer is the aim."""
 
@@ -208,8 +207,8 @@ def equal(found: Found) -> Bar:
     """How far the parameters of the others are from ours after an epoch in the same order."""
     of = [(one.difference, name) for rows in found.values() for row in rows.values() for name, one in row.ready.items()]
     worst, name = max(of)
-    text = f"after an epoch from the same start in the same order, all have our parameters to {TOLERANCE:.0e}, relative"
-    return Bar(text, f"{worst:.1e} at the most ({name})", worst <= TOLERANCE)
+    text = f"after an epoch from the same start in the same order, all have our parameters to {AGREEMENT:.0e}, relative"
+    return Bar(text, f"{worst:.1e} at the most ({name})", worst <= AGREEMENT)
 
 
 def figure(found: Found) -> Figure:

@@ -59,7 +59,7 @@ def checked_count(name: str, value: Any, least: int) -> int:
 
 
 def checked_scalar(
-    name: str, value: Any, dtype: DTypeLike, *, above: float | None = None, least: float | None = None
+    name: str, value: Any, dtype: DTypeLike, *, above: float | None = None, least: float | None = None, hint: str = ""
 ) -> Array:
     """A real number, traced or not, as a scalar array of ``dtype``; where it is not traced, within its limits."""
     array = as_array(name, value)
@@ -67,9 +67,9 @@ def checked_scalar(
         raise TypeError(f"{name} is {describe(value)}, expected one real number; map over several with jax.vmap")
     if not isinstance(value, Tracer):
         if above is not None and not np.asarray(value) > above:
-            raise ValueError(f"{name} is {value}, expected a number > {above:g}")
+            raise ValueError(f"{name} is {value}, expected a number > {above:g}{hint}")
         if least is not None and not np.asarray(value) >= least:
-            raise ValueError(f"{name} is {value}, expected a number >= {least:g}")
+            raise ValueError(f"{name} is {value}, expected a number >= {least:g}{hint}")
     return array.astype(dtype)
 
 

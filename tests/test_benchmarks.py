@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_gallery import Reader, chromium, seen  # noqa: F401  a fixture among them
 
-from benchmarks import MODULES, __main__, gradients, harness, page, report
+from benchmarks import MODULES, __main__, ensembles, gradients, harness, page, report
 from benchmarks.harness import Ratio
 from benchmarks.report import Bar, Report, Table, forest
 
@@ -59,6 +59,21 @@ def test_a_contender_runs_untimed_after_a_rest(monkeypatch):
 
     harness.interleave({"a": run}, 3, rest=0.001, warm=False)
     assert len(calls) == 6
+
+
+def test_results_that_differ_are_not_compared():
+    programs = {"a": lambda x: x, "b": lambda x: x * (1 + 1e-6), "c": lambda x: x * 1.01}
+    harness.must_agree("it", programs, "a", ["b"], (np.ones(2),))
+    with pytest.raises(RuntimeError, match="it: c differs from a by 1.0e-02"):
+        harness.must_agree("it", programs, "a", ["b", "c"], (np.ones(2),))
+
+
+@pytest.mark.parametrize("options", [{}, {"drawn_from": 16}, {"drawn_from": 16, "own_order": True}])
+def test_the_usual_ensemble_ends_where_ours_does(options):
+    case = ensembles.Case((2, 3, 1), 8, 4, 32, 1.0, **options)
+    with jax.numpy_rank_promotion("allow"):
+        usual = ensembles.usual(case)()
+    assert harness.distance(ensembles.ours(case)().params, usual) < 1e-5
 
 
 def test_without_a_first_call():

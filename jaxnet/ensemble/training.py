@@ -183,10 +183,11 @@ def train(
     check_functions(make if names is None else make(**dict(zip(names, first(values), strict=True))), gradient)
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
+    own = _own(given)
     if not isinstance(layout, Layout):
         drawn = batch_size < n
-        own = given.key.ndim > 0 or subset is not None or jnp.ndim(data[0]) == 3
-        work = Work(members, sizes, batch_size, drawn, own_batches=drawn and own)
+        own_batches = drawn and (own.key or own.subset is not None or any(own.data))
+        work = Work(members, sizes, batch_size, drawn, own_batches)
         layout = choose(layout, work, gradient is backprop)
     if layout.name != STACKED and gradient is not backprop:
         raise ValueError(f"layout is {layout.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
@@ -195,7 +196,7 @@ def train(
     plan = Plan(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
-        _own(given),
+        own,
         layout,
         checked_count("record_every", record_every, least=1),
     )

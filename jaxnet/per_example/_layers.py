@@ -77,7 +77,7 @@ def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
     """The products (δ²)ᵀ h² and Σ δ², summed over the examples, which are as ``products`` has them: a layer.
 
     A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so it is squared
-    in blocks of inputs, each of a quarter of the units or a little more. Measured by benchmarks/quantities.py.
+    in blocks of inputs, each about a quarter of the units, in whole registers. Measured by benchmarks/quantities.py.
     """
     units, inputs = delta2.shape[products.units], h.shape[products.inputs]
     bias = products.total(delta2)

@@ -260,7 +260,11 @@ def _factor(square: Array, bound: Array) -> Array:
 def _checked_bounds(bound: Any, layers: int, dtype: Any) -> list[Array]:
     """One bound for all, or one for each layer, as scalars."""
     if not isinstance(bound, (tuple, list)):
-        return [checked_scalar("bound", bound, dtype, above=0)]
+        return [_checked_bound("bound", bound, dtype)]
     if len(bound) != layers:
         raise ValueError(f"bound has {len(bound)} numbers, expected one, or one for each of the {layers} layers")
-    return [checked_scalar(f"bound[{i}]", value, dtype, above=0) for i, value in enumerate(bound)]
+    return [_checked_bound(f"bound[{i}]", value, dtype) for i, value in enumerate(bound)]
+
+
+def _checked_bound(name: str, value: Any, dtype: Any) -> Array:
+    return checked_scalar(name, value, dtype, above=0, hint="; jnp.inf clips nothing")
