@@ -320,10 +320,10 @@ def test_a_member_with_bad_data_stops_alone():
 )
 def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
     work = ensemble._layouts.Work(1000, sizes, batch_size, drawn=batches != "whole", own_batches=batches == "own")
-    layout = ensemble._layouts.choose(None, work, by_hand=True)
+    layout = ensemble._layouts.choose(None, work, True, lambda: True)
     assert layout.name == name
     assert 1 <= layout.chunk <= 1000
-    assert ensemble._layouts.choose(None, work, by_hand=False).name == "stacked"
+    assert ensemble._layouts.choose(None, work, False, lambda: True).name == "stacked"
 
 
 @pytest.mark.parametrize(

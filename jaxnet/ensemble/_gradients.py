@@ -11,6 +11,7 @@ layer; a product of 2 × 2 matrices fills a vector register with as many members
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -73,15 +74,19 @@ def _logistic(a: Array) -> Array:
     return 0.5 * jnp.tanh(0.5 * a) + 0.5
 
 
+def with_logistic(net: Network, value: Callable[[Array], Array]) -> Network:
+    """The network's functions, with this logistic function in the place of JAX's."""
+
+    def swapped(s: Activation) -> Activation:
+        return replace(s, value=value) if s == sigmoid else s
+
+    loss = replace(net.loss, link=net.loss.link and swapped(net.loss.link))
+    return replace(net, hidden=swapped(net.hidden), output=swapped(net.output), loss=loss)
+
+
 def _functions(net: Network, members_last: bool) -> Network:
-    if not members_last:
-        return in_columns(net.hidden, net.output, net.loss)
-
-    def fast(s: Activation) -> Activation:
-        return replace(s, value=_logistic) if s == sigmoid else s
-
-    loss = replace(net.loss, link=net.loss.link and fast(net.loss.link))
-    return in_columns(fast(net.hidden), fast(net.output), loss)
+    net = with_logistic(net, _logistic) if members_last else net
+    return in_columns(net.hidden, net.output, net.loss)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -29,10 +30,10 @@ class Layout:
     name
         ``"stacked"`` maps the step of one network over the leading axis of members: batched matrix products.
         ``"members last"`` keeps the members on the last axis and writes the sums over units out: for tiny networks,
-        whose products fill no register. ``"one kernel"`` lets each thread of a GPU carry a network through all its
-        steps, for networks of at most 128 parameters, batches of all examples, and optimizers that treat each number by
-        itself, such as ``optax.sgd`` and ``optax.adam``; never chosen by itself, because nobody has measured it yet.
-        These two have the gradient of `jaxnet.backprop` built in.
+        whose products fill no register. ``"one kernel"`` lets each thread or warp of a GPU carry a network through all
+        steps of an epoch, or of many where a batch is all examples: for networks of up to some thousand parameters, and
+        optimizers that treat each number by itself, such as ``optax.sgd`` and ``optax.adam``. These two have the
+        gradient of `jaxnet.backprop` built in.
     chunk
         So many members run all their epochs together, in the cache.
     threads
@@ -51,7 +52,7 @@ class Layout:
     @property
     def axis(self) -> int:
         """Where the axis of members lies inside the loop."""
-        return 0 if self.name == STACKED else -1
+        return -1 if self.name == MEMBERS_LAST else 0
 
 
 # Nanoseconds for a step of a member on two cores of a Xeon with AVX-512, float32, fitted by hand to networks from 2-2-1
@@ -88,12 +89,18 @@ class Work(NamedTuple):
     own_batches: bool  # each member draws its own, or from data of its own
 
 
-def choose(name: str | None, work: Work, by_hand: bool) -> Layout:
-    """The layout for such work; the cheaper one by the costs above, if no name is given."""
+def choose(name: str | None, work: Work, by_hand: bool, kernel_pays: Callable[[], bool]) -> Layout:
+    """The layout for such work; the cheaper one by the costs here, if no name is given.
+
+    ``kernel_pays()`` says whether one kernel takes such networks and optimizers, and less time than stacked products.
+    """
     if name is not None:
         check_name(name)
     if jax.default_backend() != "cpu" or name == ONE_KERNEL:
-        return Layout(name or STACKED, work.members, 1)
+        if name is None:
+            one = jax.default_backend() == "gpu" and by_hand and kernel_pays()
+            name = ONE_KERNEL if one else STACKED
+        return Layout(name, work.members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-work.members // threads)
     layers = list(pairwise(work.sizes))
@@ -131,6 +138,62 @@ def cost_stacked(work: Work) -> float:
     if n == 1:
         return _LOOP + _LOOPED * layers * _parameters(sizes) + gathered
     return _PRODUCT * (3 * layers - 1) + _FLOP_STACKED * 6 * n * _parameters(sizes) + gathered
+
+
+# Microseconds for a step of all members on an H100, float32, fitted by hand to networks from 2-2-1 to 64-32-10, batches
+# from 4 to 100 and 16 to 65,536 members: within a factor of two of most.
+_LAUNCH = 8  # stacked, to start the kernels of a layer
+_STACKED_NUMBER = 1e-5  # a parameter or an activation
+_IN_THREADS, _IN_THREADS_MEMBER = 9e-3, 3.5e-7  # a parameter and example: of one member; of one among many
+_STEP_IN_WARPS = 5
+_IN_WARPS, _IN_WARPS_MEMBER = 3e-4, 6.5e-7  # likewise, with units, inputs and examples padded
+
+_MOST_IN_THREAD, _MOST_IN_WARP = 256, 6400
+"""Numbers that the registers of a thread and of a warp hold, or nearly so: parameters, gradients, optimizer states."""
+
+
+def power_of_two(number: int) -> int:
+    """The number, or the next power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def _padded_weights(sizes: tuple[int, ...]) -> int:
+    return sum(power_of_two(inputs) * power_of_two(units) for inputs, units in pairwise(sizes))
+
+
+def _thread_holds(sizes: tuple[int, ...], per_parameter: float) -> bool:
+    return _parameters(sizes) * per_parameter <= _MOST_IN_THREAD
+
+
+def _warp_holds(sizes: tuple[int, ...], per_parameter: float) -> bool:
+    return (_padded_weights(sizes) + sum(map(power_of_two, sizes[1:]))) * per_parameter <= _MOST_IN_WARP
+
+
+def kernel_holds(sizes: tuple[int, ...], per_parameter: float) -> bool:
+    """Whether a thread or a warp holds a network of these sizes, with so many numbers for each parameter."""
+    return _thread_holds(sizes, per_parameter) or _warp_holds(sizes, per_parameter)
+
+
+def in_threads(members: int, sizes: tuple[int, ...], n: int, per_parameter: float) -> bool:
+    """Whether, in one kernel, each thread carries a network, and not each warp; one of them holds it."""
+    if not _thread_holds(sizes, per_parameter) or not _warp_holds(sizes, per_parameter):
+        return _thread_holds(sizes, per_parameter)
+    return _cost_in_threads(members, sizes, n) < _cost_in_warps(members, sizes, n)
+
+
+def _cost_in_threads(members: int, sizes: tuple[int, ...], n: int) -> float:
+    return n * _parameters(sizes) * max(_IN_THREADS, _IN_THREADS_MEMBER * members)
+
+
+def _cost_in_warps(members: int, sizes: tuple[int, ...], n: int) -> float:
+    return _STEP_IN_WARPS + power_of_two(n) * _padded_weights(sizes) * max(_IN_WARPS, _IN_WARPS_MEMBER * members)
+
+
+def kernel_pays(members: int, sizes: tuple[int, ...], n: int, per_parameter: float) -> bool:
+    """Whether, on a GPU, one kernel that holds such networks takes less time than stacked products."""
+    stacked = _LAUNCH * (len(sizes) - 1) + _STACKED_NUMBER * members * (_parameters(sizes) + n * sum(sizes[1:]))
+    cost = _cost_in_threads if in_threads(members, sizes, n, per_parameter) else _cost_in_warps
+    return cost(members, sizes, n) < stacked
 
 
 def _parameters(sizes: tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ from jaxnet._numeric import wide
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
 from jaxnet.ensemble._layouts import ONE_KERNEL, Layout
-from jaxnet.ensemble._one_kernel import run_steps
+from jaxnet.ensemble._one_kernel import run_epochs
 from jaxnet.steps import State, make_step
 
 
@@ -164,30 +164,34 @@ def _step(chunk: _Chunk) -> Step:
     return step
 
 
-def _in_one_kernel(chunk: _Chunk, state: State, steps: ArrayLike) -> tuple[State, Array]:
-    """So many steps of all members on all examples, and the costs before the last of them."""
+def optimizer_step(plan: Plan, state: State, cost: Array, grads: Any, hyperparams: tuple[Array, ...]) -> State:
+    """The optimizer's step of one member, whose cost and gradient are known."""
+
+    def gradient(params: Any, *_: Any) -> tuple[Array, Any]:
+        if params is not state.params:
+            raise ValueError(
+                "layout is 'one kernel', but the optimizer asks for the cost at other parameters; leave layout out"
+            )
+        return cost, grads
+
+    one = member_plan(plan, hyperparams)
+    no_batch: Any = (None, None)
+    return make_step(one.optimizer, one.net, gradient)(state, no_batch)[0]
+
+
+def _in_one_kernel(
+    chunk: _Chunk, state: State, batches: tuple[Array, ...], own: tuple[bool, ...], epochs: ArrayLike, records: int = 1
+) -> tuple[State, Array]:
+    """So many epochs of all members through the same batches, and the costs of each, or of the last, (records, m)."""
     plan, given = chunk.plan, chunk.given
-    wrong = (
-        "layout is 'one kernel', but the optimizer asks for the cost at other parameters, or keeps arrays that are not "
-        "like the parameters; leave layout out"
-    )
-    like_parameters = {leaf.shape for leaf in jax.tree.leaves(state.params)} | {(chunk.members,)}
-    if any(leaf.shape not in like_parameters for leaf in jax.tree.leaves(state.opt_state)):
-        raise ValueError(wrong)
-
-    def update(state: State, cost: Array, grads: Any, hyperparams: Any) -> State:
-        def gradient(params: Any, *_: Any) -> tuple[Array, Any]:
-            if params is not state.params:
-                raise ValueError(wrong)
-            return cost, grads
-
-        one = member_plan(plan, hyperparams)
-        no_batch: Any = (None, None)
-        return make_step(one.optimizer, one.net, gradient)(state, no_batch)[0]
-
-    net, own = plan.solo.net, chunk.own.data
-    state, costs = run_steps(update, state, given.data, own, net, given.l2, given.hyperparams, steps)
+    step, net = partial(optimizer_step, plan), plan.solo.net
+    state, costs = run_epochs(step, state, batches, own, net, given.l2, given.hyperparams, epochs, records)
     return state, costs.astype(wide(costs.dtype))
+
+
+def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: int = 1) -> tuple[State, Array]:
+    """The same, where a batch is all examples."""
+    return _in_one_kernel(chunk, state, tuple(a[None] for a in chunk.given.data), chunk.own.data, epochs, records)
 
 
 def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Array]:
@@ -205,13 +209,21 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         return state, (costs, jnp.broadcast_to(shares, (m,)))
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
-        return lax.scan(weighed_step, state, _batches(chunk, rows))
+        batches = _batches(chunk, rows)
+        if plan.layout.name != ONE_KERNEL:
+            return lax.scan(weighed_step, state, batches)
+        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1)
+        if len(batches) == 3:
+            weights = jnp.sum(batches[2], axis=(0, -1), dtype=costs.dtype)
+        else:
+            weights = jnp.asarray(rows.shape[-2] * rows.shape[-1], costs.dtype)
+        return state, (costs, jnp.broadcast_to(weights, costs.shape))
 
-    if plan.layout.name == ONE_KERNEL:
-        state, costs = _in_one_kernel(chunk, state, 1)
-        return state, costs, jnp.isfinite(costs)
     if plan.solo.batch_size == chunk.examples:
-        state, (costs, _) = weighed_step(state, data)
+        if plan.layout.name == ONE_KERNEL:
+            state, (costs,) = _on_all_examples(chunk, state, 1)
+        else:
+            state, (costs, _) = weighed_step(state, data)
         return state, costs, jnp.isfinite(costs)
 
     order = _order(chunk, number)
@@ -343,9 +355,10 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         # Not finite from where one cost was not.
         return state, rows | {"cost": costs[None] + 0 * rows["cost"]}
 
-    if chunk.plan.layout.name == ONE_KERNEL and not every:
-        state, costs = _in_one_kernel(chunk, loop.state, stride)
-        hoped = rows | {"cost": costs[None]}
+    whole = chunk.plan.layout.name == ONE_KERNEL and chunk.plan.solo.batch_size == chunk.examples
+    if whole and not (every and len(rows) > 1):
+        state, costs = _on_all_examples(chunk, loop.state, stride, len(rows["cost"]))
+        hoped = rows | {"cost": costs}
     else:
         state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
     if not every:

@@ -41,9 +41,21 @@ from jaxnet.ensemble._arguments import (
     first,
     not_finite_parts,
 )
-from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups
-from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
-from jaxnet.ensemble._one_kernel import check_one_kernel
+from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups, kernel_pays
+from jaxnet.ensemble._loop import (
+    Given,
+    Loop,
+    Plan,
+    begin,
+    finish,
+    member_plan,
+    merge,
+    optimizer_step,
+    replay,
+    run,
+    split,
+)
+from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
 from jaxnet.network import Network, Params
 from jaxnet.steps import Gradient, Metric, State
@@ -184,22 +196,17 @@ def train(
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     own = _own(given)
-    if not isinstance(layout, Layout):
-        drawn = batch_size < n
-        own_batches = drawn and (own.key or own.subset is not None or any(own.data))
-        work = Work(members, sizes, batch_size, drawn, own_batches)
-        layout = choose(layout, work, gradient is backprop)
-    if layout.name != STACKED and gradient is not backprop:
-        raise ValueError(f"layout is {layout.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
-    if layout.name == ONE_KERNEL:
-        check_one_kernel(sizes, net, batch_size == n)
     plan = Plan(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
         own,
-        layout,
+        Layout(STACKED, members, 1),
         checked_count("record_every", record_every, least=1),
     )
+    drawn = batch_size < n
+    own_batches = drawn and (own.key or own.subset is not None or any(own.data))
+    work = Work(members, sizes, batch_size, drawn, own_batches)
+    plan = replace(plan, layout=_checked_layout(layout, plan, work, net, member, first(values)))
     everyone = _joined(_train_groups(plan, params, given, members, epochs, patience, progress), members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
@@ -209,6 +216,33 @@ def train(
     return EnsembleResult(
         state.params, state.opt_state, everyone.history, np.asarray(everyone.done), best_epoch, failures, plan.layout
     )
+
+
+def _checked_layout(
+    layout: str | Layout | None, plan: Plan, work: Work, net: Network, member: Params, hyperparams: tuple[Array, ...]
+) -> Layout:
+    """The layout that was asked for, or is chosen; ``member`` is one of the members."""
+
+    def numbers_in_one_kernel() -> float:
+        optimizer = member_plan(plan, hyperparams).optimizer
+        state = jax.eval_shape(lambda params: State(params, optimizer.init(params)), member)
+        return checked_numbers(work.sizes, net, partial(optimizer_step, plan, hyperparams=hyperparams), state)
+
+    def kernel_takes_less() -> bool:
+        if member[0].weight.dtype != jnp.float32:
+            return False
+        try:
+            return kernel_pays(work.members, work.sizes, work.batch_size, numbers_in_one_kernel())
+        except ValueError:
+            return False
+
+    by_hand = plan.solo.gradient is backprop
+    chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
+    if chosen.name != STACKED and not by_hand:
+        raise ValueError(f"layout is {chosen.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
+    if chosen.name == ONE_KERNEL and layout is not None:
+        numbers_in_one_kernel()
+    return chosen
 
 
 def _own(given: Given) -> Given:
