@@ -1,5 +1,7 @@
 """Whole runs in one kernel: interpreted here, they are those of the other layouts; and they lower for a GPU."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import AxisType
 
 import jaxnet
 from jaxnet import Network, activations, ensemble, losses
+from jaxnet.ensemble import _loop
 from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Work, choose, in_threads, kernel_pays
 from jaxnet.ensemble._one_kernel import run_epochs
 
@@ -35,7 +38,6 @@ def assert_same(**options):
 
 
 IN_THREADS, IN_WARPS = (2, 3, 1), (2, 40, 1)
-MOMENTUM = optax.sgd(0.5, momentum=0.9)
 
 
 def test_the_forms_of_these_sizes():
@@ -46,15 +48,38 @@ def test_the_forms_of_these_sizes():
     assert not in_threads(65_536, (2, 16, 1), 32, 4)
 
 
+def weights_of(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def plus(number):
+    """A step that moves what has no gradient, too."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: u + number, updates))
+
+
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     ("optimizer", "sizes"),
-    [(MOMENTUM, IN_THREADS), (optax.adam(0.05), IN_THREADS), (optax.adam(0.05), IN_WARPS)],
+    [
+        (optax.sgd(0.5, momentum=0.9), IN_THREADS),
+        (optax.adam(optax.cosine_decay_schedule(0.05, 20)), IN_THREADS),
+        (optax.adamw(0.05, weight_decay=0.3, mask=weights_of), IN_THREADS),
+        (optax.adamw(0.05, weight_decay=0.3, mask=weights_of), IN_WARPS),
+        (optax.masked(optax.sgd(0.5, momentum=0.9), weights_of), IN_WARPS),
+        (optax.chain(optax.sgd(jnp.asarray(0.5)), plus(0.01)), IN_WARPS),
+    ],
 )
 def test_is_the_other_layouts(optimizer, sizes, x64):
-    if jax.default_backend() == "gpu" and optimizer.update is not MOMENTUM.update:
-        pytest.skip("powers of float64 do not compile there")
     assert_same(data=xor(), sizes=sizes, optimizer=optimizer, record_every=3)
+
+
+def test_a_list_of_layers_and_numbers_from_numpy(x64):
+    params = [ensemble.init(jax.random.key(0), M, IN_THREADS, dtype="float64")[i] for i in range(2)]
+    params = [jaxnet.Layer(*map(np.asarray, layer)) for layer in params]
+    options = {"optimizer": optax.sgd(0.5), "epochs": 3}
+    one, other = (ensemble.train(KEY, params, xor(), layout=layout, **options) for layout in ("one kernel", "stacked"))
+    assert isinstance(one.params, list)
+    assert_close(one.params, other.params, 1e-12)
 
 
 @pytest.mark.parametrize("sizes", [IN_THREADS, IN_WARPS])
@@ -88,9 +113,18 @@ def test_batches_that_are_drawn(options, sizes, x64):
     assert_same(data=tuple(data), sizes=sizes, batch_size=3, key=key, **options)
 
 
-def test_every_epoch_is_recorded(x64):
-    """More of them than fit into one call of the kernel."""
-    assert_same(data=xor(), epochs=70)
+def test_every_epoch_is_recorded(x64, monkeypatch):
+    """More of them than fit into one call of the kernel, and nothing is done again with care."""
+    careful, one_epoch = [], _loop._one_epoch
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: careful.append(1))
+        return one_epoch(*arguments)
+
+    monkeypatch.setattr(_loop, "_one_epoch", counted)
+    assert_same(data=xor(), epochs=71)
+    jax.effects_barrier()
+    assert not careful
 
 
 def test_more_examples_than_go_through_a_warp_together(x64):
@@ -128,24 +162,28 @@ def hopper():
 
 
 @pytest.mark.promotes
+@pytest.mark.parametrize("x64_too", [False, True])
 @pytest.mark.parametrize("sizes", [IN_THREADS, IN_WARPS, (64, 32, 10)])
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optax.adam(0.05)])
-def test_lowers_for_a_gpu(optimizer, sizes, monkeypatch):
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optax.adam(optax.warmup_cosine_decay_schedule(0, 0.5, 10, 100))])
+def test_lowers_for_a_gpu(optimizer, sizes, x64_too, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    params = ensemble.init(KEY, 256, sizes)
-    state = jax.vmap(lambda params: jaxnet.State(params, optimizer.init(params)))(params)
-    batches = (jnp.ones((3, 7, sizes[0])), jnp.ones((3, 7, sizes[-1])))
 
     def step(state, cost, grads, _):
         return jaxnet.make_step(optimizer, Network(), lambda *_: (cost, grads))(state, (None, None))[0]
 
-    def run(state):
+    def run(state, batches):
         own = (False, False)
-        return run_epochs(step, state, batches, own, Network(loss=losses.cross_entropy), jnp.asarray(0.01), (), 100, 1)
+        l2 = jnp.asarray(0.01, state.params[0].weight.dtype)
+        return run_epochs(step, state, batches, own, Network(loss=losses.cross_entropy), l2, (), 100, 1)
 
-    with hopper():
-        lowered = jax.jit(run).trace(state).lower(lowering_platforms=("cuda",))
-    assert "triton" in lowered.as_text()
+    with jax.enable_x64(x64_too):
+        for dtype in ("float32", "float64")[: 1 + x64_too]:
+            params = ensemble.init(KEY, 256, sizes, dtype=dtype)
+            state = jax.vmap(lambda params: jaxnet.State(params, optimizer.init(params)))(params)
+            batches = (jnp.ones((3, 7, sizes[0]), dtype), jnp.ones((3, 7, sizes[-1]), dtype))
+            with hopper():
+                lowered = jax.jit(run).trace(state, batches).lower(lowering_platforms=("cuda",))
+            assert "triton" in lowered.as_text()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +194,8 @@ def test_lowers_for_a_gpu(optimizer, sizes, monkeypatch):
         (1024, (8, 16, 4), 8, True),
         (4096, (64, 32, 10), 32, False),
         (64, (64, 64, 10), 100, False),
+        (65_536, (2, 2, 1), 1000, False),
+        (65_536, (2, 2, 2, 2, 1), 4, False),
     ],
 )
 def test_pays_where_it_was_measured_to(members, sizes, n, pays):
@@ -180,9 +220,10 @@ def test_is_chosen_on_a_gpu_where_it_pays(pays, monkeypatch):
         ({"sizes": (2, 600, 1)}, STACKED),
         ({"sizes": (2, 600, 1), "optimizer": optax.sgd(0.5), "batch_size": 2}, STACKED),
         ({"data": xor("float16")}, STACKED),
+        ({"optimizer": jaxnet.optimizers.kfac()}, STACKED),
     ],
 )
-def test_what_a_gpu_is_given(options, name, monkeypatch):
+def test_what_a_hopper_is_given(options, name, monkeypatch):
     """The layout that train asks for, where the GPU is one in name only."""
     chosen = []
 
@@ -192,16 +233,18 @@ def test_what_a_gpu_is_given(options, name, monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(ensemble.training, "_compiled", compiled)
+    monkeypatch.setattr(ensemble.training, "_on_hopper", lambda _: True)
     with pytest.raises(InterruptedError):
         train(None, **{"data": xor("float32")} | options)
     assert chosen == [ensemble.Layout(name, M, 1)]
 
 
-@pytest.mark.promotes
-def test_powers_of_float64_do_not_compile_for_a_gpu(x64, monkeypatch):
+def test_other_devices_are_given_the_other_layouts(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(ValueError, match="optimizer takes powers, which do not compile for float64; leave layout out"):
-        train("one kernel", xor(), optimizer=optax.adam(0.05))
+    assert train(None, xor("float32")).layout.name == STACKED  # the parameters lie on a CPU
+
+
+CUBE = replace(activations.identity, name="cube")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +254,16 @@ def test_powers_of_float64_do_not_compile_for_a_gpu(x64, monkeypatch):
             {"sizes": (2, 600, 1)},
             r"do not hold networks of sizes \(2, 600, 1\) with 2 numbers for each parameter; leave layout out",
         ),
-        ({"net": Network(activations.softmax)}, "net.hidden is softmax, which does not act on each unit by itself"),
+        (
+            {"net": Network(activations.softmax)},
+            "net.hidden is softmax, and such a kernel takes only sigmoid, tanh",
+        ),
+        (
+            {"net": Network(CUBE)},
+            "net.hidden is cube, and such a kernel takes only sigmoid, tanh, relu, softp",
+        ),
+        ({"data": xor("float16")}, "which is for float32 or float64, but params are float16"),
+        ({"optimizer": jaxnet.optimizers.kfac()}, "asks for more than a cost and its gradient .AttributeError"),
         ({"gradient": jaxnet.autodiff}, "layout is 'one kernel', which needs gradient=jaxnet.backprop"),
         ({"optimizer": optax.lbfgs()}, "the optimizer asks for the cost at other parameters; leave layout out"),
         (
@@ -223,4 +275,4 @@ def test_powers_of_float64_do_not_compile_for_a_gpu(x64, monkeypatch):
 )
 def test_what_does_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
-        train("one kernel", jaxnet.data.xor(), **change)
+        train("one kernel", **{"data": jaxnet.data.xor()} | change)

@@ -31,7 +31,7 @@ class Layout:
         ``"stacked"`` maps the step of one network over the leading axis of members: batched matrix products.
         ``"members last"`` keeps the members on the last axis and writes the sums over units out: for tiny networks,
         whose products fill no register. ``"one kernel"`` lets each thread or warp of a GPU carry a network through all
-        steps of an epoch, or of many where a batch is all examples: for networks of up to some thousand parameters, and
+        steps of an epoch, or of many where a batch is all examples: for networks of up to some 2,500 parameters, and
         optimizers that treat each number by itself, such as ``optax.sgd`` and ``optax.adam``. These two have the
         gradient of `jaxnet.backprop` built in.
     chunk
@@ -148,6 +148,9 @@ _IN_THREADS, _IN_THREADS_MEMBER = 9e-3, 3.5e-7  # a parameter and example: of on
 _STEP_IN_WARPS = 5
 _IN_WARPS, _IN_WARPS_MEMBER = 3e-4, 6.5e-7  # likewise, with units, inputs and examples padded
 
+_MOST_EXAMPLES, _MOST_LAYERS = 100, 3
+"""Of what was measured."""
+
 _MOST_IN_THREAD, _MOST_IN_WARP = 256, 6400
 """Numbers that the registers of a thread and of a warp hold, or nearly so: parameters, gradients, optimizer states."""
 
@@ -190,7 +193,9 @@ def _cost_in_warps(members: int, sizes: tuple[int, ...], n: int) -> float:
 
 
 def kernel_pays(members: int, sizes: tuple[int, ...], n: int, per_parameter: float) -> bool:
-    """Whether, on a GPU, one kernel that holds such networks takes less time than stacked products."""
+    """Whether, on a GPU, one kernel that holds such networks is known to take less time than stacked products."""
+    if n > _MOST_EXAMPLES or len(sizes) > _MOST_LAYERS + 1:
+        return False
     stacked = _LAUNCH * (len(sizes) - 1) + _STACKED_NUMBER * members * (_parameters(sizes) + n * sum(sizes[1:]))
     cost = _cost_in_threads if in_threads(members, sizes, n, per_parameter) else _cost_in_warps
     return cost(members, sizes, n) < stacked

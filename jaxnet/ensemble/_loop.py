@@ -358,7 +358,9 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
     whole = chunk.plan.layout.name == ONE_KERNEL and chunk.plan.solo.batch_size == chunk.examples
     if whole and not (every and len(rows) > 1):
         state, costs = _on_all_examples(chunk, loop.state, stride, len(rows["cost"]))
-        hoped = rows | {"cost": costs}
+        # A short block leaves rows that no one has written.
+        made = lax.broadcasted_iota(stride.dtype, costs.shape, 0) < stride
+        hoped = rows | {"cost": jnp.where(made, costs, 0) if every else costs}
     else:
         state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
     if not every:

@@ -12,15 +12,18 @@ JAX 0.11 deprecates in Pallas; the successor, Mosaic, takes neither form as it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.extend.core import Literal
 from jax.typing import ArrayLike
 
 from jaxnet import activations, losses
@@ -44,13 +47,12 @@ _BY_ELEMENTS = (
 
 _BY_NUMBERS = frozenset(
     {
-        "abs", "add", "and", "broadcast_in_dim", "clamp", "convert_element_type", "copy", "cos", "custom_jvp_call",
-        "div", "eq", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "jit", "le", "log",
-        "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "sign",
-        "sin", "sqrt", "square", "stop_gradient", "sub", "tanh", "xor",
+        "abs", "add", "and", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "exp", "exp2", "expm1",
+        "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul",
+        "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub", "tanh", "xor",
     }
 )  # fmt: skip
-"""Primitives that treat each number by itself."""
+"""Primitives that treat each number by itself, and that Triton has, or that need nothing."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -62,7 +64,11 @@ def checked_numbers(sizes: tuple[int, ...], net: Network, step: Callable[..., An
 
     ``step(state, cost, grads)`` is the optimizer's, of one member, whose state has these shapes.
     """
-    per_parameter = numbers_per_parameter(state)
+    per_parameter, dtype = numbers_per_parameter(state), state.params[0].weight.dtype
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"layout is 'one kernel', which is for float32 or float64, but params are {dtype}; leave layout out"
+        )
     if not kernel_holds(sizes, per_parameter):
         raise ValueError(
             f"layout is 'one kernel', whose registers do not hold networks of sizes {sizes} with {per_parameter:.0f} "
@@ -71,21 +77,21 @@ def checked_numbers(sizes: tuple[int, ...], net: Network, step: Callable[..., An
     for name in ("hidden", "output", "loss"):
         if getattr(net, name) not in _BY_ELEMENTS:
             raise ValueError(
-                f"layout is 'one kernel', but net.{name} is {getattr(net, name).name}, which does not act on each unit "
-                "by itself; leave layout out"
+                f"layout is 'one kernel', but net.{name} is {getattr(net, name).name}, and such a kernel takes only "
+                f"{', '.join(one.name for one in _BY_ELEMENTS)}; leave layout out"
             )
-    dtype = state.params[0].weight.dtype
-    needed = _operations(jax.make_jaxpr(step)(state, jax.ShapeDtypeStruct((), dtype), state.params).jaxpr)
-    if needed - _BY_NUMBERS:
+    try:
+        closed = jax.make_jaxpr(step)(state, jax.ShapeDtypeStruct((), dtype), state.params)
+    except Exception as error:
+        raise ValueError(
+            "layout is 'one kernel', but the optimizer asks for more than a cost and its gradient "
+            f"({type(error).__name__}: {error}); leave layout out"
+        ) from error
+    refused = _refused(closed)
+    if refused:
         raise ValueError(
             "layout is 'one kernel', but the optimizer does not treat each number by itself: it needs "
-            f"{', '.join(sorted(needed - _BY_NUMBERS))}; leave layout out"
-        )
-    if "pow" in needed and dtype == jnp.float64 and jax.default_backend() == "gpu":
-        # JAX compiles the power of two numbers of weak type, such as those of optax.adam, as one of float32.
-        raise ValueError(
-            "layout is 'one kernel', but the optimizer takes powers, which do not compile for float64; leave layout "
-            "out, or use float32"
+            f"{', '.join(sorted(refused))}; leave layout out"
         )
     return per_parameter
 
@@ -96,16 +102,65 @@ def numbers_per_parameter(state: Any) -> float:
     return 1 + everything / parameters
 
 
-def _operations(jaxpr: Any) -> set[str]:
-    """The names of all primitives, also within calls."""
-    found = set()
-    for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                found |= _operations(inner)
+# ----------------------------------------------------------------------------------------------------------------------
+# The optimizer: its step, traced for one member, is done for each number anew
+
+
+def _called(equation: Any) -> Any:
+    """The closed jaxpr that an equation calls, or None."""
+    return {"jit": equation.params.get("jaxpr"), "custom_jvp_call": equation.params.get("call_jaxpr")}.get(
+        equation.primitive.name
+    )
+
+
+def _refused(closed: Any) -> set[str]:
+    """What in a step does not treat each number by itself."""
+    found = {"arrays of its own" for const in closed.consts if np.shape(const)}
+    for equation in closed.jaxpr.eqns:
+        name, inner = equation.primitive.name, _called(equation)
+        if inner is not None:
+            found |= _refused(inner)
+        elif name == "broadcast_in_dim":
+            found |= {name} if equation.invars[0].aval.shape else set()
+        elif name not in _BY_NUMBERS:
+            found.add(name)
     return found
+
+
+def _evaluate(form: Any, closed: Any, values: list[Any]) -> list[Any]:
+    """The results of a step that is not refused, for arguments as the form holds them.
+
+    Everything is of the dtype that the step was traced with, and never of a weak one: JAX takes the power of two
+    numbers of weak type for one of float32 in a kernel.
+    """
+    jaxpr = closed.jaxpr
+    consts = [form.constant(np.asarray(const).item(), const.dtype) for const in closed.consts]
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
+
+    def value_of(atom: Any) -> Any:
+        aval: Any = atom.aval
+        return form.constant(atom.val, aval.dtype) if isinstance(atom, Literal) else known[atom]
+
+    for equation in jaxpr.eqns:
+        arguments, inner = [value_of(atom) for atom in equation.invars], _called(equation)
+        if inner is not None:
+            results = _evaluate(form, inner, arguments)
+        else:
+            shape = equation.outvars[0].aval.shape
+            operands = zip(arguments, equation.invars, strict=True)
+            arguments = [value if atom.aval.shape else form.broadcast(value, shape) for value, atom in operands]
+            results = [form.map(_operation(equation), *arguments)]
+        known.update(zip(equation.outvars, results, strict=True))
+    return [value_of(atom) for atom in jaxpr.outvars]
+
+
+def _operation(equation: Any) -> Callable[..., Array]:
+    name, params = equation.primitive.name, equation.params
+    if name in ("copy", "broadcast_in_dim"):
+        return lambda value: value
+    if name == "convert_element_type":
+        return lambda value: lax.convert_element_type(value, params["new_dtype"])
+    return lambda *values: equation.primitive.bind(*values, **params)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -138,37 +193,45 @@ class _Threads:
         """The inverse of both, for a leaf of the state that had this shape."""
         return jnp.moveaxis(leaf[..., : shape[0]], -1, 0)
 
-    def read(self, ref: Any, prefix: tuple[int, ...] = ()) -> Any:
-        """A leaf (..., lanes), as nested lists of vectors."""
-        if len(prefix) == len(ref.shape) - 1:
-            return ref[prefix] if prefix else ref[...]
-        return [self.read(ref, (*prefix, i)) for i in range(ref.shape[len(prefix)])]
+    def read(self, ref: Any) -> Any:
+        """A leaf (..., lanes), as a list of vectors; of one number, as a vector."""
+        places = list(np.ndindex(*ref.shape[:-1]))
+        return [ref[place] for place in places] if places != [()] else ref[...]
 
-    def write(self, ref: Any, numbers: Any, prefix: tuple[int, ...] = ()) -> None:
-        if isinstance(numbers, list):
-            for i, part in enumerate(numbers):
-                self.write(ref, part, (*prefix, i))
-        elif prefix:
-            ref[prefix] = numbers
+    def write(self, ref: Any, value: Any) -> None:
+        if isinstance(value, list):
+            for place, number in zip(np.ndindex(*ref.shape[:-1]), value, strict=True):
+                ref[place] = number
         else:
-            ref[...] = numbers
+            ref[...] = value
 
     def number(self, ref: Any) -> Array:
         return ref[...] if ref.shape[0] == _LANES else jnp.full(_LANES, ref[0])
 
-    def zero(self, dtype: Any) -> Array:
-        return jnp.zeros(_LANES, dtype)
+    def constant(self, value: Any, dtype: Any) -> Array:
+        return jnp.full(_LANES, value, dtype)
 
-    def square(self, weights: list[Array]) -> Array:
-        return add_up([weight * weight for weight in weights])
+    def broadcast(self, value: Array, shape: tuple[int, ...]) -> Any:
+        return [value] * math.prod(shape) if shape else value
 
-    def update(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        return jax.vmap(step)(*arguments)
+    def map(self, f: Callable[..., Array], *values: Any) -> Any:
+        return [f(*numbers) for numbers in zip(*values, strict=True)] if isinstance(values[0], list) else f(*values)
 
-    def gradient(self, params: Any, batches: Any, k: ArrayLike) -> tuple[Array, list[Layer], Array]:
+    def total(self, value: list[Array]) -> Array:
+        return add_up(value)
+
+    def cleared(self, leaves: list[Any]) -> list[Any]:
+        return leaves
+
+    def gradient(self, leaves: list[Any], batches: Any, k: ArrayLike) -> tuple[Array, list[Any], Array]:
         """Sums over the examples of batch k, weighted: losses and gradients; and the sum of the weights."""
         x, y, *weights = batches
-        dtype = x.dtype
+        dtype, make = x.dtype, cast(Any, Layer)
+        rows = [
+            [weight[i : i + len(weight) // len(bias)] for i in range(0, len(weight), len(weight) // len(bias))]
+            for weight, bias in zip(leaves[::2], leaves[1::2], strict=True)
+        ]
+        params: Any = [make(weight, bias) for weight, bias in zip(rows, leaves[1::2], strict=True)]
 
         def vector(ref: Any, own: bool, *index: Any) -> Array:
             return ref[(*index, slice(None))] if own else jnp.full(_LANES, ref[index])
@@ -182,9 +245,9 @@ class _Threads:
             new = (*jax.vmap(partial(_of_one_example, self.net))(params, inputs, targets), jnp.ones_like(weight))
             return jax.tree.map(lambda total, value: total + weight * value, sums, new)
 
-        zero = self.zero(dtype)
-        like = (zero, [Layer(*layer) for layer in params], zero)
-        return lax.fori_loop(0, self.n, example, jax.tree.map(jnp.zeros_like, like))
+        start = (self.constant(0, dtype), params, self.constant(0, dtype))
+        loss, grads, total = lax.fori_loop(0, self.n, example, jax.tree.map(jnp.zeros_like, start))
+        return loss, [part for layer in grads for part in (list(chain(*layer.weight)), layer.bias)], total
 
 
 def _of_one_example(net: Network, params: Any, x: list[Array], y: list[Array]) -> tuple[Array, list[Any]]:
@@ -263,28 +326,39 @@ class _Warps:
     def read(self, ref: Any) -> Array:
         return ref[...]
 
-    def write(self, ref: Any, numbers: Array) -> None:
-        ref[...] = numbers
+    def write(self, ref: Any, value: Array) -> None:
+        ref[...] = value
 
     def number(self, ref: Any) -> Array:
         return ref[0] if ref.ndim else ref[...]
 
-    def zero(self, dtype: Any) -> Array:
-        return jnp.zeros((), dtype)
+    def constant(self, value: Any, dtype: Any) -> Array:
+        return jnp.full((), value, dtype)
 
-    def square(self, weights: list[Array]) -> Array:
-        return add_up([jnp.sum(weight * weight) for weight in weights])
+    def broadcast(self, value: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.broadcast_to(value, tuple(map(power_of_two, shape)))
 
-    def update(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
+    def map(self, f: Callable[..., Array], *values: Array) -> Array:
+        return f(*values)
 
-    def gradient(self, params: Any, batches: Any, k: ArrayLike) -> tuple[Array, list[Layer], Array]:
+    def total(self, value: Array) -> Array:
+        return jnp.sum(value)
+
+    @property
+    def inside(self) -> list[Array]:
+        return [jnp.arange(power_of_two(size)) < size for size in self.sizes]
+
+    def cleared(self, leaves: list[Any]) -> list[Any]:
+        """Parameters that are there only for padding are 0 again, whatever a step made of them."""
+        masks = [mask for before, after in pairwise(self.inside) for mask in (after[:, None] & before[None, :], after)]
+        return [jnp.where(mask, leaf, 0) for mask, leaf in zip(masks, leaves, strict=True)]
+
+    def gradient(self, leaves: list[Any], batches: Any, k: ArrayLike) -> tuple[Array, list[Any], Array]:
         from jax.experimental import pallas as pl  # here, because it takes a tenth of a second
 
         x, y, weights = batches
         layout = Layout(_PRODUCTS, _PRODUCTS)
-        layers = [Layer(layer.weight, layer.bias[None, :]) for layer in params]
-        inside = [jnp.arange(power_of_two(size)) < size for size in self.sizes]
+        layers = [Layer(weight, bias[None, :]) for weight, bias in zip(leaves[::2], leaves[1::2], strict=True)]
 
         def group(g: Array, sums: Any) -> Any:
             rows = pl.ds(g * self.group, self.group)
@@ -293,15 +367,13 @@ class _Warps:
             last_delta = output_delta(self.net, hs[-1], logits, targets, weight[:, None])
             deltas = backward_pass(layers, hs, last_delta, self.net.hidden, layout)
             by_unit = losses_of(self.net, hs[-1][:, :, None], logits[:, :, None], targets[:, :, None])
-            loss = jnp.sum(jnp.where(inside[-1][None, :], by_unit, 0) * weight[:, None])
-            return jax.tree.map(jnp.add, sums, (loss, contract(hs, deltas, layout), jnp.sum(weight)))
+            loss = jnp.sum(jnp.where(self.inside[-1][None, :], by_unit, 0) * weight[:, None])
+            grads = jax.tree.leaves(contract(hs, deltas, layout))
+            return jax.tree.map(jnp.add, sums, (loss, grads, jnp.sum(weight)))
 
-        zero = self.zero(x.dtype)
-        start = (zero, [Layer(*map(jnp.zeros_like, layer)) for layer in params], zero)
-        loss, grads, total = lax.fori_loop(0, x.shape[1] // self.group, group, start)
-        # Padded numbers stay 0, also where a unit that only fills has an activation.
-        masks = [Layer(after[:, None] & before[None, :], after) for before, after in pairwise(inside)]
-        return loss, jax.tree.map(lambda mask, g: jnp.where(mask, g, 0), masks, grads), total
+        zero = self.constant(0, x.dtype)
+        start = (zero, [jnp.zeros_like(leaf) for leaf in leaves], zero)
+        return lax.fori_loop(0, x.shape[1] // self.group, group, start)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -326,10 +398,10 @@ def run_epochs(
 ) -> tuple[Any, Array]:
     """So many epochs of all members through the same batches: ``(states, their costs (records, members))``.
 
-    ``step(state, cost, grads, hyperparams)`` is the optimizer's step of one member, where grads and state may have
-    nested lists in the place of arrays. States have the members first, as l2 and hyperparameters do where they are
-    members' own; a batch's arrays are (batches, n, ...), with the members after the first axis where they are members'
-    own. The costs are those of each epoch, or where ``records`` is 1 of the last; not finite from where one was not.
+    ``step(state, cost, grads, hyperparams)`` is the optimizer's step of one member. States have the members first, as
+    l2 and hyperparameters do where they are members' own; a batch's arrays are (batches, n, ...), with the members
+    after the first axis where they are members' own. The costs are those of each epoch, or where ``records`` is 1 of
+    the last; not finite from where one was not.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas.triton import CompilerParams
@@ -339,7 +411,7 @@ def run_epochs(
     sizes = (state.params[0].weight.shape[-1], *(layer.bias.shape[-1] for layer in state.params))
     net, dtype = with_logistic(net, _logistic), batches[0].dtype
     threads = in_threads(members, sizes, n, numbers_per_parameter(state))
-    form = _Threads(net, own, n) if threads else _Warps(net, own, n, sizes)
+    form: Any = _Threads(net, own, n) if threads else _Warps(net, own, n, sizes)
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
     batches = form.padded_batches(batches)
@@ -355,32 +427,35 @@ def run_epochs(
     costs = jnp.zeros((records, members), dtype)
     leaves, specs = zip(*map(placed, [*leaves, costs], [*axes, 1]), strict=True)
 
+    parameters = 2 * (len(sizes) - 1)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
+    one_hyperparams = tuple(jax.ShapeDtypeStruct((), value.dtype) for value in hyperparams)
+    traced = jax.make_jaxpr(step)(one, jax.ShapeDtypeStruct((), dtype), one.params, one_hyperparams)
+
     def kernel(epochs_ref: Any, *refs: Any) -> None:
         state_refs, hyper_refs, l2_ref, batch_refs = jax.tree.unflatten(tree, refs[: len(axes)])
         *out_refs, costs_ref = refs[len(axes) :]
-        hypers = tuple(map(form.number, hyper_refs))
+        hypers = [form.number(ref) for ref in hyper_refs]
         penalty = None if l2 is None else form.number(l2_ref)
-        zero = form.zero(dtype)
+        zero = form.constant(0, dtype)
 
-        def on_batch(k: ArrayLike, state: Any) -> tuple[Any, Array, Array]:
-            loss, grads, total = form.gradient(state.params, batch_refs, k)
+        def on_batch(k: ArrayLike, state: list[Any]) -> tuple[list[Any], Array, Array]:
+            params = state[:parameters]
+            loss, grads, total = form.gradient(params, batch_refs, k)
             share = 1 / jnp.where(total == 0, 1, total)
-            cost, grads = loss * share, jax.tree.map(lambda g: g * share, grads)
+            cost, grads = loss * share, [form.map(lambda g: g * share, g) for g in grads]
             if penalty is not None:
-                weights = [layer.weight for layer in state.params]
-                cost += penalty / 2 * form.square(jax.tree.leaves(weights))
-                grads = [
-                    g._replace(weight=jax.tree.map(lambda g, w: g + penalty * w, g.weight, weight))
-                    for g, weight in zip(grads, weights, strict=True)
-                ]
-            grads = jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(grads))
-            return form.update(step, state, cost, grads, hypers), cost, total
+                cost += penalty / 2 * add_up([form.total(form.map(jnp.square, weight)) for weight in params[::2]])
+                for i in range(0, parameters, 2):
+                    grads[i] = form.map(lambda g, w: g + penalty * w, grads[i], params[i])
+            state = _evaluate(form, traced, [*state, cost, *grads, *hypers])
+            return [*form.cleared(state[:parameters]), *state[parameters:]], cost, total
 
-        def on_next(k: Array, carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        def on_next(k: Array, carry: tuple[list[Any], Array, Array]) -> tuple[list[Any], Array, Array]:
             state, cost, total = on_batch(k, carry[0])
             return state, carry[1] + cost * total, carry[2] + total
 
-        def epoch(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+        def epoch(i: Array, carry: tuple[list[Any], Array]) -> tuple[list[Any], Array]:
             state, before = carry
             if number == 1:
                 state, cost, _ = on_batch(0, state)
@@ -392,11 +467,11 @@ def run_epochs(
                 costs_ref[i] = cost
             return state, cost
 
-        state, cost = lax.fori_loop(0, epochs_ref[0], epoch, (jax.tree.map(form.read, state_refs), zero))
+        start = [form.read(ref) for ref in jax.tree.leaves(state_refs)]
+        state, cost = lax.fori_loop(0, epochs_ref[0], epoch, (start, zero))
         if records == 1:
             costs_ref[0] = cost
-        numbers = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, list))
-        for ref, value in zip(out_refs, numbers, strict=True):
+        for ref, value in zip(out_refs, state, strict=True):
             form.write(ref, value)
 
     *leaves, costs = leaves

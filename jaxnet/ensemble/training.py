@@ -229,7 +229,7 @@ def _checked_layout(
         return checked_numbers(work.sizes, net, partial(optimizer_step, plan, hyperparams=hyperparams), state)
 
     def kernel_takes_less() -> bool:
-        if member[0].weight.dtype != jnp.float32:
+        if member[0].weight.dtype != jnp.float32 or not _on_hopper(member):
             return False
         try:
             return kernel_pays(work.members, work.sizes, work.batch_size, numbers_in_one_kernel())
@@ -243,6 +243,13 @@ def _checked_layout(
     if chosen.name == ONE_KERNEL and layout is not None:
         numbers_in_one_kernel()
     return chosen
+
+
+def _on_hopper(params: Params) -> bool:
+    """Whether they lie on one GPU of the kind that one kernel was measured on, or a later one."""
+    weight = params[0].weight
+    devices = weight.devices() if isinstance(weight, Array) else jax.devices()[:1]
+    return len(devices) == 1 and all(float(getattr(device, "compute_capability", 0)) >= 9 for device in devices)
 
 
 def _own(given: Given) -> Given:
