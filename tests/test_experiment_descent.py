@@ -12,6 +12,7 @@ from experiments.common import Verdict
 pytestmark = pytest.mark.promotes
 
 
+@pytest.mark.slow
 def test_few_passes_by_small_batches_and_noise_by_one_over_their_size():
     settings = descent.Settings(repeats=2, per_decade=1, epochs=4, batch_epochs=30, target=0.3, batches=50)
     numbers, figures, claims = descent.run(settings)

@@ -20,6 +20,7 @@ SMALL = minima.Settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_where_networks_end():
     numbers, figures, claims = minima.run(SMALL)

@@ -87,6 +87,7 @@ def test_settings_that_cannot_be(small, change, message, tmp_path, capsys):
     assert message in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_a_small_network_on_the_real_images(mnist_folder):
     numbers, _, claims = mnist.run(mnist.Settings(hidden=32, epochs=1, linear_epochs=1))

@@ -15,6 +15,7 @@ from experiments.common import Verdict
 pytestmark = pytest.mark.promotes
 
 
+@pytest.mark.slow
 def test_deep_networks_learn_from_a_narrow_band_of_scales(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNET_DATA", str(tmp_path))  # no MNIST
     settings = saturation.Settings(depth=3, per_decade=1, repeats=3, output=tmp_path)

@@ -13,6 +13,7 @@ from experiments.common import Verdict
 pytestmark = pytest.mark.promotes
 
 
+@pytest.mark.slow
 def test_sharing_helps_and_so_does_answering_together():
     settings = shared_hidden.Settings(units=(4,), repeats=3, epochs=15, committee=4)
     numbers, figures, claims = shared_hidden.run(settings)

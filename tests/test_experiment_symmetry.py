@@ -16,6 +16,7 @@ SMALL = symmetry.Settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_units_that_start_equal_stay_equal_until_something_breaks_the_tie():
     numbers, figures, claims = symmetry.run(SMALL)

@@ -65,6 +65,7 @@ def test_digits_are_learned():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_what_lies_beyond_the_gradient():
     settings = beyond_gradient.Settings(

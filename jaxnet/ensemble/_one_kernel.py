@@ -7,7 +7,7 @@ stand here once more, for single numbers. In warps, each warp carries a network,
 whose products are sums of outer products of a few examples at a time. Its arrays are padded to powers of two.
 
 Elsewhere than on a GPU the kernel is interpreted, which is only good for tests. It is lowered by way of Triton, which
-JAX 0.11 deprecates in Pallas; the successor, Mosaic, takes neither form as it is written here.
+JAX 0.11 deprecates in Pallas; the successor, Mosaic, does not take the kernel as it is written here.
 """
 
 from __future__ import annotations
