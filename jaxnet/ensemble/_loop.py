@@ -22,7 +22,7 @@ from jaxnet._numeric import wide
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
 from jaxnet.ensemble._layouts import ONE_KERNEL, Layout
-from jaxnet.ensemble._one_kernel import run_epochs
+from jaxnet.ensemble._one_kernel import optimizer_step, run_epochs
 from jaxnet.steps import State, make_step
 
 
@@ -164,32 +164,21 @@ def _step(chunk: _Chunk) -> Step:
     return step
 
 
-def optimizer_step(plan: Plan, state: State, cost: Array, grads: Any, hyperparams: tuple[Array, ...]) -> State:
-    """The optimizer's step of one member, whose cost and gradient are known."""
-
-    def gradient(params: Any, *_: Any) -> tuple[Array, Any]:
-        if params is not state.params:
-            raise ValueError(
-                "layout is 'one kernel', but the optimizer asks for the cost at other parameters; leave layout out"
-            )
-        return cost, grads
-
-    one = member_plan(plan, hyperparams)
-    no_batch: Any = (None, None)
-    return make_step(one.optimizer, one.net, gradient)(state, no_batch)[0]
-
-
 def _in_one_kernel(
-    chunk: _Chunk, state: State, batches: tuple[Array, ...], own: tuple[bool, ...], epochs: ArrayLike, records: int = 1
+    chunk: _Chunk, state: State, batches: tuple[Array, ...], own: tuple[bool, ...], epochs: ArrayLike, records: int
 ) -> tuple[State, Array]:
     """So many epochs of all members through the same batches, and the costs of each, or of the last, (records, m)."""
     plan, given = chunk.plan, chunk.given
-    step, net = partial(optimizer_step, plan), plan.solo.net
+
+    def step(state: State, cost: Array, grads: Any, hyperparams: tuple[Array, ...]) -> State:
+        return optimizer_step(member_plan(plan, hyperparams).optimizer, state, cost, grads)
+
+    net = plan.solo.net
     state, costs = run_epochs(step, state, batches, own, net, given.l2, given.hyperparams, epochs, records)
     return state, costs.astype(wide(costs.dtype))
 
 
-def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: int = 1) -> tuple[State, Array]:
+def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: int) -> tuple[State, Array]:
     """The same, where a batch is all examples."""
     return _in_one_kernel(chunk, state, tuple(a[None] for a in chunk.given.data), chunk.own.data, epochs, records)
 
@@ -212,7 +201,7 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         batches = _batches(chunk, rows)
         if plan.layout.name != ONE_KERNEL:
             return lax.scan(weighed_step, state, batches)
-        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1)
+        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
         if len(batches) == 3:
             weights = jnp.sum(batches[2], axis=(0, -1), dtype=costs.dtype)
         else:
@@ -221,7 +210,7 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
-            state, (costs,) = _on_all_examples(chunk, state, 1)
+            state, (costs,) = _on_all_examples(chunk, state, 1, 1)
         else:
             state, (costs, _) = weighed_step(state, data)
         return state, costs, jnp.isfinite(costs)

@@ -22,6 +22,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array, lax
 from jax.extend.core import Literal
 from jax.typing import ArrayLike
@@ -32,7 +33,8 @@ from jaxnet._products import Layout, Products
 from jaxnet.backprop import backward_pass, contract, forward_pass, losses_of, output_delta
 from jaxnet.ensemble._gradients import with_logistic
 from jaxnet.ensemble._layouts import in_threads, kernel_holds, power_of_two
-from jaxnet.network import Layer, Network
+from jaxnet.network import Layer, Network, Params
+from jaxnet.steps import State, make_step
 
 _LANES = 32
 """Threads of a warp. More of them in a block are no faster."""
@@ -59,11 +61,14 @@ _BY_NUMBERS = frozenset(
 # What fits
 
 
-def checked_numbers(sizes: tuple[int, ...], net: Network, step: Callable[..., Any], state: Any) -> float:
+def checked_numbers(
+    sizes: tuple[int, ...], net: Network, optimizer: optax.GradientTransformation, params: Params
+) -> float:
     """How many numbers one kernel holds for each parameter; ValueError where a training does not fit into it.
 
-    ``step(state, cost, grads)`` is the optimizer's, of one member, whose state has these shapes.
+    The parameters are those of one member.
     """
+    state = jax.eval_shape(lambda params: State(params, optimizer.init(params)), params)
     per_parameter, dtype = numbers_per_parameter(state), state.params[0].weight.dtype
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
@@ -81,6 +86,7 @@ def checked_numbers(sizes: tuple[int, ...], net: Network, step: Callable[..., An
                 f"{', '.join(one.name for one in _BY_ELEMENTS)}; leave layout out"
             )
     try:
+        step = partial(optimizer_step, optimizer)
         closed = jax.make_jaxpr(step)(state, jax.ShapeDtypeStruct((), dtype), state.params)
     except Exception as error:
         raise ValueError(
@@ -106,11 +112,26 @@ def numbers_per_parameter(state: Any) -> float:
 # The optimizer: its step, traced for one member, is done for each number anew
 
 
+def optimizer_step(optimizer: optax.GradientTransformation, state: State, cost: Array, grads: Any) -> State:
+    """The optimizer's step of one member, whose cost and gradient are known."""
+
+    def gradient(params: Any, *_: Any) -> tuple[Array, Any]:
+        if params is not state.params:
+            raise ValueError(
+                "layout is 'one kernel', but the optimizer asks for the cost at other parameters; leave layout out"
+            )
+        return cost, grads
+
+    no_batch: Any = (None, None)
+    return make_step(optimizer, gradient=gradient)(state, no_batch)[0]
+
+
+_CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
+
+
 def _called(equation: Any) -> Any:
     """The closed jaxpr that an equation calls, or None."""
-    return {"jit": equation.params.get("jaxpr"), "custom_jvp_call": equation.params.get("call_jaxpr")}.get(
-        equation.primitive.name
-    )
+    return equation.params.get(_CALLS.get(equation.primitive.name))
 
 
 def _refused(closed: Any) -> set[str]:

@@ -42,19 +42,7 @@ from jaxnet.ensemble._arguments import (
     not_finite_parts,
 )
 from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups, kernel_pays
-from jaxnet.ensemble._loop import (
-    Given,
-    Loop,
-    Plan,
-    begin,
-    finish,
-    member_plan,
-    merge,
-    optimizer_step,
-    replay,
-    run,
-    split,
-)
+from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
 from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
 from jaxnet.network import Network, Params
@@ -192,21 +180,21 @@ def train(
     named_metrics = checked_metrics(metrics)
     names, values = checked_hyperparams(hyperparams, members, dtype, optimizer)
     make: Any = optimizer
-    check_functions(make if names is None else make(**dict(zip(names, first(values), strict=True))), gradient)
+    one = make if names is None else make(**dict(zip(names, first(values), strict=True)))
+    check_functions(one, gradient)
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     own = _own(given)
+    drawn = batch_size < n
+    own_batches = drawn and (own.key or own.subset is not None or any(own.data))
+    work = Work(members, sizes, batch_size, drawn, own_batches)
     plan = Plan(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
         own,
-        Layout(STACKED, members, 1),
+        _checked_layout(layout, work, gradient is backprop, net, one, member),
         checked_count("record_every", record_every, least=1),
     )
-    drawn = batch_size < n
-    own_batches = drawn and (own.key or own.subset is not None or any(own.data))
-    work = Work(members, sizes, batch_size, drawn, own_batches)
-    plan = replace(plan, layout=_checked_layout(layout, plan, work, net, member, first(values)))
     everyone = _joined(_train_groups(plan, params, given, members, epochs, patience, progress), members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
@@ -219,29 +207,29 @@ def train(
 
 
 def _checked_layout(
-    layout: str | Layout | None, plan: Plan, work: Work, net: Network, member: Params, hyperparams: tuple[Array, ...]
+    layout: str | Layout | None,
+    work: Work,
+    by_hand: bool,
+    net: Network,
+    optimizer: optax.GradientTransformation,
+    params: Params,
 ) -> Layout:
-    """The layout that was asked for, or is chosen; ``member`` is one of the members."""
-
-    def numbers_in_one_kernel() -> float:
-        optimizer = member_plan(plan, hyperparams).optimizer
-        state = jax.eval_shape(lambda params: State(params, optimizer.init(params)), member)
-        return checked_numbers(work.sizes, net, partial(optimizer_step, plan, hyperparams=hyperparams), state)
+    """The layout that was asked for, or is chosen; the optimizer and the parameters are those of one member."""
 
     def kernel_takes_less() -> bool:
-        if member[0].weight.dtype != jnp.float32 or not _on_hopper(member):
+        if params[0].weight.dtype != jnp.float32 or not _on_hopper(params):
             return False
         try:
-            return kernel_pays(work.members, work.sizes, work.batch_size, numbers_in_one_kernel())
+            numbers = checked_numbers(work.sizes, net, optimizer, params)
+            return kernel_pays(work.members, work.sizes, work.batch_size, numbers)
         except ValueError:
             return False
 
-    by_hand = plan.solo.gradient is backprop
     chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
     if chosen.name != STACKED and not by_hand:
         raise ValueError(f"layout is {chosen.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
     if chosen.name == ONE_KERNEL and layout is not None:
-        numbers_in_one_kernel()
+        checked_numbers(work.sizes, net, optimizer, params)
     return chosen
 
 
