@@ -159,7 +159,7 @@ def usual(case: Case) -> Callable[[], Any]:
 def with_torch(case: Case) -> Callable[[], Any]:
     """``torch.func``: vmap of grad over stacked parameters."""
     torch = peers.library("torch", "PyTorch")
-    gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    gpu = peers.on_gpu(torch)
     place = "cuda" if gpu else "cpu"
     params, x, y = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)).to(place), problem(case))
 
@@ -185,6 +185,11 @@ def with_torch(case: Case) -> Callable[[], Any]:
     return run
 
 
+def _one_thread() -> None:
+    importlib.import_module("sklearn.neural_network")  # loads what has threads
+    importlib.import_module("threadpoolctl").threadpool_limits(1)
+
+
 def _fit(task: tuple[Case, int]) -> None:
     case, seed = task
     neural = importlib.import_module("sklearn.neural_network")
@@ -204,8 +209,8 @@ def with_sklearn(case: Case) -> float:
     """Nanoseconds for a step of a member in a pool of processes with scikit-learn's MLPRegressor."""
     peers.library("sklearn", "scikit-learn")
     case = case._replace(members=64)
-    # Not forked, which JAX's threads do not survive.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    # Not forked, which JAX's threads do not survive; a thread for each process, or they take each other's cores.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         list(pool.map(_fit, [(case, seed) for seed in range(4)]))
         began = time.perf_counter()
         list(pool.map(_fit, [(case, seed) for seed in range(case.members)], chunksize=8))

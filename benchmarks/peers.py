@@ -83,6 +83,11 @@ def library(name: str, title: str) -> Any:
     return importlib.import_module(name)
 
 
+def on_gpu(torch: Any) -> bool:
+    """Whether PyTorch can run on a GPU, where JAX does."""
+    return jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+
 @contextlib.contextmanager
 def leaving_out(missing: list[str]) -> Iterator[None]:
     """Goes on without a peer that is not there, and notes which."""
@@ -365,17 +370,20 @@ class ScikitLearn(Contender):
 
 
 class PyTorch(Contender):
-    """The usual loop: a module, autograd, and ``torch.optim.SGD``."""
+    """The usual loop: a module, autograd, and ``torch.optim.SGD``; the data is where the model is."""
 
-    def __init__(self, problem: Problem, every_core: bool = False) -> None:
+    def __init__(self, problem: Problem, every_core: bool = False, gpu: bool = False) -> None:
         super().__init__(problem)
         torch = self.torch = library("torch", "PyTorch")
+        if gpu and not on_gpu(torch):
+            raise MissingError("PyTorch has no GPU here, or JAX has none")
         inputs, hidden, outputs = problem.sizes
         self.threads = (os.cpu_count() or 1) if every_core else 1
-        self.data = torch.tensor(problem.x), torch.tensor(problem.y)
+        self.device = "cuda" if gpu else "cpu"
+        self.data = torch.tensor(problem.x, device=self.device), torch.tensor(problem.y, device=self.device)
         self.model = torch.nn.Sequential(
             torch.nn.Linear(inputs, hidden), torch.nn.Sigmoid(), torch.nn.Linear(hidden, outputs), torch.nn.Sigmoid()
-        )
+        ).to(self.device)
         with torch.no_grad():
             for found, start in zip(self.model.parameters(), problem.start, strict=True):
                 found.copy_(torch.tensor(start))
@@ -383,14 +391,17 @@ class PyTorch(Contender):
 
     def epoch(self, order: np.ndarray | None = None) -> Any:
         """Train for an epoch."""
-        self.torch.set_num_threads(self.threads)
-        x, y = self.data
+        torch, (x, y) = self.torch, self.data
+        torch.set_num_threads(self.threads)
         if self.problem.whole:
             self.step(x, y)
-            return
-        rows = self.torch.randperm(len(x)) if order is None else self.torch.tensor(order)
-        for part in rows.split(self.problem.batch):
-            self.step(x[part], y[part])
+        else:
+            shuffled = order is None
+            rows = torch.randperm(len(x), device=self.device) if shuffled else torch.tensor(order, device=self.device)
+            for part in rows.split(self.problem.batch):
+                self.step(x[part], y[part])
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def step(self, x: Any, y: Any) -> None:
         """One step of the optimizer."""
@@ -400,7 +411,7 @@ class PyTorch(Contender):
 
     def parameters(self) -> Parameters:
         """What it has learned, copied."""
-        return [found.detach().numpy().copy() for found in self.model.parameters()]
+        return [found.detach().cpu().numpy().copy() for found in self.model.parameters()]
 
 
 class PyTorchCompiled(PyTorch):
@@ -409,12 +420,12 @@ class PyTorchCompiled(PyTorch):
     The form with ``backward`` and an optimizer inside compiles in parts, and takes longer here than not compiled.
     """
 
-    def __init__(self, problem: Problem, every_core: bool = False) -> None:
-        super().__init__(problem, every_core)
+    def __init__(self, problem: Problem, every_core: bool = False, gpu: bool = False) -> None:
+        super().__init__(problem, every_core, gpu)
         torch, model, rate = self.torch, self.model, problem.rate
         torch.compiler.reset()  # it gives up on a function compiled for too many shapes and numbers of threads
         try:
-            torch.compile(lambda a: torch.sin(a) + 1)(torch.ones(8))
+            torch.compile(lambda a: torch.sin(a) + 1)(torch.ones(8, device=self.device))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise MissingError(f"torch.compile does not work here, so it is left out: {reason}") from error
@@ -437,7 +448,7 @@ class PyTorchCompiled(PyTorch):
 
     def parameters(self) -> Parameters:
         """What it has learned, copied."""
-        return [found.numpy().copy() for found in self.params.values()]
+        return [found.cpu().numpy().copy() for found in self.params.values()]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -450,12 +461,20 @@ FORMS: dict[str, dict[str, Callable[[Problem], Contender]]] = {
     "JAX, jit a step": {"batches handed over": Jax, "rows gathered in the step": JaxGathering},
     "Flax NNX + optax": {"": FlaxNNX},
     "Equinox + optax": {"": Equinox},
-    "PyTorch": {"1 thread": PyTorch, "all threads": partial(PyTorch, every_core=True)},
-    "PyTorch, compiled": {"1 thread": PyTorchCompiled, "all threads": partial(PyTorchCompiled, every_core=True)},
+    "PyTorch": {
+        "1 thread": PyTorch,
+        "all threads": partial(PyTorch, every_core=True),
+        "on the GPU": partial(PyTorch, gpu=True),
+    },
+    "PyTorch, compiled": {
+        "1 thread": PyTorchCompiled,
+        "all threads": partial(PyTorchCompiled, every_core=True),
+        "on the GPU": partial(PyTorchCompiled, gpu=True),
+    },
     "scikit-learn": {"": ScikitLearn},
     "NumPy": {"": NumPy},
 }
-"""The contenders; of those that can be run in two forms, the faster is taken."""
+"""The contenders; of those that can be run in several forms, the fastest is taken."""
 
 QUICK = tuple(name for name in FORMS if name not in ("jaxnet, automatic", "PyTorch, compiled"))
 """Those for a look: the others take seconds to compile, and one of them is as fast as ours."""
@@ -474,27 +493,35 @@ class Ready(NamedTuple):
 
 
 def ready(problem: Problem, names: Iterable[str] = FORMS) -> tuple[dict[str, Ready], list[str]]:
-    """Contenders that have trained for an epoch, each in its faster form, and who is missing."""
+    """Contenders that have trained for an epoch, each in its fastest form, and who is missing."""
     found, missing, references = {}, [], {}
     for name in names:
         with leaving_out(missing):
-            form = _faster(problem, FORMS[name])
+            form = _fastest(problem, FORMS[name])
             found[name] = _begun(problem, form, FORMS[name][form], references)
     return found, missing
 
 
 TRIAL = 20
-"""Steps by which the faster of two forms is chosen."""
+"""Steps by which the fastest form is chosen."""
 
 
-def _faster(problem: Problem, forms: Mapping[str, Callable[[Problem], Contender]]) -> str:
+def _fastest(problem: Problem, forms: Mapping[str, Callable[[Problem], Contender]]) -> str:
     if len(forms) == 1:
         return next(iter(forms))
     rows = slice(TRIAL * problem.batch)
     short = problem._replace(x=problem.x[rows], y=problem.y[rows])
-    contenders = {form: make(short) for form, make in forms.items()}
+    contenders: dict[str, Contender] = {}
+    reasons = []
+    for form, make in forms.items():
+        try:
+            contenders[form] = make(short)
+        except MissingError as reason:
+            reasons.append(reason)
+    if not contenders:
+        raise reasons[0]
     seconds, _ = interleave({form: contender.epoch for form, contender in contenders.items()}, 3)
-    return min(forms, key=lambda form: float(np.median(seconds[form])))
+    return min(contenders, key=lambda form: float(np.median(seconds[form])))
 
 
 def _begun(

@@ -7,9 +7,10 @@ scikit-learn has log-loss of a softmax only, and is compared with jaxnet trained
 
 `train` is called for every epoch anew, as by who wants one epoch, so that what a call costs (1 to 2 ms: its checks, a
 copy of the parameters, the history) counts each time; "ten epochs a call" is a tenth of a call for ten. The data is on
-the device before. Where others are slow, all take only the first examples. PyTorch is run on one thread or on all,
-whichever is faster in a short trial; so is the JAX step, which is handed batches, or gathers its rows from data on the
-device. All shuffle in every epoch, unless the batch is everything. Where epochs are short, a turn is several calls.
+the device before. Where others are slow, all take only the first examples. PyTorch is run on one thread, on all, or on
+a GPU that JAX uses too, whichever is fastest in a short trial; so is the JAX step, which is handed batches, or gathers
+its rows from data on the device. All shuffle in every epoch, unless the batch is everything. Where epochs are short, a
+turn is several calls.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def tables(title: str, rows: Mapping[str, Row]) -> list[Table]:
 
 
 def forms(rows: Mapping[str, Row]) -> str:
-    """Which of their forms were faster."""
+    """Which of their forms were fastest."""
     told = []
     for name, choices in peers.FORMS.items():
         for form in choices if len(choices) > 1 else ():
