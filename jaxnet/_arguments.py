@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet._loop import Batch
+from jaxnet._loop import Batch, fetched
 from jaxnet._validate import check_batch, checked_count, describe
 from jaxnet.network import Network, Params
 from jaxnet.steps import Metric
@@ -62,7 +62,7 @@ def not_finite_example(data: Batch) -> str | None:
 
 def check_values(params: Params, net: Network) -> None:
     """Raise unless parameters are finite and the penalty is a number >= 0."""
-    if not np.all([np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]):
+    if not np.all([np.isfinite(leaf).all() for leaf in jax.tree.leaves(fetched(params))]):
         raise ValueError("params hold values that are not finite; start from finite ones, such as jaxnet.init's")
     if not 0 <= float(np.asarray(net.l2)) < math.inf:
         raise ValueError(f"net.l2 is {net.l2}, expected a number >= 0")

@@ -111,26 +111,27 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     n, features = data[0].shape
     step = make_step(plan.optimizer, net, plan.gradient)
 
-    def weighed_step(state: State, batch: Batch) -> tuple[State, tuple[Array, Array]]:
+    def costed_step(state: State, batch: Batch) -> tuple[State, Array]:
         state, metrics = step(state, batch)
-        _, y, *weights = batch
-        dtype = wide(metrics["cost"].dtype)
-        share = jnp.sum(weights[0], dtype=dtype) if weights else jnp.asarray(len(y), dtype)
-        return state, (metrics["cost"].astype(dtype), share)
+        return state, metrics["cost"].astype(wide(metrics["cost"].dtype))
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
-        return lax.scan(weighed_step, state, rows_of(data, rows))
+        batches = rows_of(data, rows)
+        state, costs = lax.scan(costed_step, state, batches)
+        if len(batches) == 3:
+            return state, (costs, jnp.sum(batches[2], axis=-1, dtype=costs.dtype))
+        return state, (costs, jnp.full(costs.shape, rows.shape[-1], costs.dtype))
 
     if plan.batch_size == n:
-        state, (costs, shares) = weighed_step(state, data)
-    else:
-        order, costs, shares = shuffled(key, n), [], []
-        for blocks, steps, size in cut(n, plan.batch_size, features):
-            rows, order = jnp.split(order, [blocks * steps * size])
-            state, (part_costs, part_shares) = lax.scan(block, state, rows.reshape(blocks, steps, size))
-            costs.append(part_costs.reshape(-1))
-            shares.append(part_shares.reshape(-1))
-        costs, shares = jnp.concatenate(costs), jnp.concatenate(shares)
+        state, value = costed_step(state, data)
+        return state, value, jnp.isfinite(value)
+    order, costs, shares = shuffled(key, n), [], []
+    for blocks, steps, size in cut(n, plan.batch_size, features):
+        rows, order = jnp.split(order, [blocks * steps * size])
+        state, (part_costs, part_shares) = lax.scan(block, state, rows.reshape(blocks, steps, size))
+        costs.append(part_costs.reshape(-1))
+        shares.append(part_shares.reshape(-1))
+    costs, shares = jnp.concatenate(costs), jnp.concatenate(shares)
     return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
 
 
@@ -157,6 +158,31 @@ def measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batc
 
 CAPACITY = 8192
 """Epochs in one compiled call at the most: the length of its history arrays."""
+
+CALL = 0.2
+"""Seconds that a compiled call should take: often enough to show progress, too rare to cost time."""
+
+
+def first_call(steps: int, work: int) -> int:
+    """Epochs of the first call, before any was timed: if a step takes 50 µs, and there are 10⁹ operations a second.
+
+    ``steps`` are those of an epoch, and ``work`` is its examples times the parameters.
+    """
+    return max(1, int(CALL / (steps * 5e-5 + 6e-9 * work)))
+
+
+def next_call(epochs: int, seconds: float) -> int:
+    """Epochs of the next call, after so many took so long."""
+    return max(1, min(int(epochs * CALL / seconds), 16 * epochs))
+
+
+def fetched(tree: Any) -> Any:
+    """The arrays of a tree as NumPy's; those of a GPU come together, where each by itself would take 0.2 ms."""
+    if jax.default_backend() != "cpu":
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, Array):
+                leaf.copy_to_host_async()
+    return jax.tree.map(np.asarray, tree)
 
 
 @partial(jax.jit, static_argnames="plan", donate_argnames="loop")

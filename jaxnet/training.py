@@ -26,7 +26,7 @@ from jaxnet._arguments import (
     checked_options,
     not_finite_example,
 )
-from jaxnet._loop import CAPACITY, Batch, Plan, begin, replay, run
+from jaxnet._loop import CAPACITY, Batch, Plan, begin, fetched, first_call, next_call, replay, run
 from jaxnet._progress import progress_bar
 from jaxnet._validate import check_key
 from jaxnet.backprop import backprop
@@ -151,25 +151,27 @@ def train(
 
     loop = begin(plan, params, key, stops=patience is not None)
     histories: list[dict[str, np.ndarray]] = []
-    done, chunk = 0, 1
+    examples = len(data[0]) + (0 if validation is None else len(validation[0]))
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+    done, chunk = 0, first_call(-(-len(data[0]) // batch_size), examples * numbers)
     with progress_bar(epochs) if progress else nullcontext() as show:
         while True:
-            end = min(epochs, done + chunk)
-            began = time.perf_counter()
+            end = min(epochs, done + min(chunk, CAPACITY))
+            began, started = time.perf_counter(), done
             loop, history = run(plan, loop, key, data, validation, l2, patience, end)
-            started, done = done, int(loop.epoch)
-            histories.append({name: np.asarray(values)[: done - started] for name, values in history.items()})
+            epoch, finite, history = fetched((loop.epoch, loop.finite, history))
+            done = int(epoch)
+            histories.append({name: values[: done - started] for name, values in history.items()})
             seconds = time.perf_counter() - began
             if show is not None and done > started:
                 show(done, {name: values[-1] for name, values in histories[-1].items()})
             if done < end or done == epochs:
                 break
-            # Calls of about a fifth of a second: often enough to show progress, too rare to cost time.
-            chunk = max(1, min(int(chunk * 0.2 / seconds), 16 * chunk, CAPACITY))
+            chunk = next_call(end - started, seconds)
 
     not_finite, best_epoch = None, None
     state = loop.state
-    if not loop.finite:
+    if not finite:
         state, step, value = _replay(plan, loop.before, key, loop.epoch, data, l2)
         not_finite = NotFinite(int(loop.epoch), int(step), float(value))
         _warn_not_finite(not_finite, data)

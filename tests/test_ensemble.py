@@ -358,9 +358,22 @@ def test_length_of_a_call_does_not_matter(monkeypatch):
     whole = ensemble.train(KEY, params, tuple(data), **options)
     clock = iter(range(10**6))  # every call seems to take a second, so each runs one epoch
     monkeypatch.setattr(ensemble.training.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(ensemble.training, "_first_call", lambda *_: 1)
     parts = ensemble.train(KEY, params, tuple(data), **options)
     np.testing.assert_array_equal(parts.history["cost"], whole.history["cost"])
     assert all(map(np.array_equal, jax.tree.leaves(parts.params), jax.tree.leaves(whole.params)))
+
+
+@pytest.mark.parametrize("record_every", [1, 40])
+def test_rounds_of_epochs_on_a_gpu(record_every, x64, monkeypatch):
+    """Where the host is seldom asked whether to go on: 40 epochs are two rounds and 8 more."""
+    params, *data = ensemble_problem()
+    options = {"epochs": 40, "record_every": record_every, "layout": "stacked"}
+    expected = ensemble.train(KEY, params, tuple(data), optimizer=SGD, **options)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = ensemble.train(KEY, params, tuple(data), optimizer=optax.sgd(0.5), **options)
+    assert_close(found.params, expected.params)
+    assert_close(jnp.asarray(found.history["cost"]), jnp.asarray(expected.history["cost"]))
 
 
 def test_no_epochs_at_all():
@@ -370,7 +383,8 @@ def test_no_epochs_at_all():
     assert all(map(np.array_equal, jax.tree.leaves(result.params), jax.tree.leaves(params)))
 
 
-def test_nothing_is_traced_twice():
+def test_nothing_is_traced_twice(monkeypatch):
+    monkeypatch.setattr(ensemble.training, "_first_call", lambda *_: 1)
     traced, counts = [], []
 
     def gradient(*args):

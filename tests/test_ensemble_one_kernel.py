@@ -233,7 +233,7 @@ def test_what_a_hopper_is_given(options, name, monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(ensemble.training, "_compiled", compiled)
-    monkeypatch.setattr(ensemble.training, "_on_hopper", lambda _: True)
+    monkeypatch.setattr(ensemble.training, "_on_hopper", lambda params: hasattr(params[0].weight, "devices"))
     with pytest.raises(InterruptedError):
         train(None, **{"data": xor("float32")} | options)
     assert chosen == [ensemble.Layout(name, M, 1)]
@@ -241,7 +241,8 @@ def test_what_a_hopper_is_given(options, name, monkeypatch):
 
 def test_other_devices_are_given_the_other_layouts(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert train(None, xor("float32")).layout.name == STACKED  # the parameters lie on a CPU
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert train(None, xor("float32")).layout.name == STACKED  # the parameters lie on a CPU
 
 
 CUBE = replace(activations.identity, name="cube")

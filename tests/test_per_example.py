@@ -287,6 +287,16 @@ def test_a_norm_beyond_the_dtype_is_clipped_to_zero():
     assert_close(grads, jax.tree.map(lambda leaf: leaf * 6 / 7, others))
 
 
+def test_second_moment_elsewhere_than_on_a_cpu(x64, monkeypatch):
+    """There the inputs are not squared in blocks."""
+    params, x, y = problem((40, 4, 2), NET, dtype="float64")
+    expected = per_example.second_moment(params, x, y, NET)
+    assert "scan" in str(jax.make_jaxpr(lambda *args: per_example.second_moment(*args, NET))(params, x, y))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert_close(per_example.second_moment(params, x, y, NET), expected)
+    assert "scan" not in str(jax.make_jaxpr(lambda *args: per_example.second_moment(*args, NET))(params, x, y))
+
+
 def test_weights_that_are_all_zero(x64):
     """The mean over no example is zero, and leaves the penalty, as in backprop."""
     params, x, y = problem((3, 4, 2), NET, dtype="float64")

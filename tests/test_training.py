@@ -13,7 +13,7 @@ from helpers import assert_close, problem
 
 import jaxnet
 from jaxnet import Network, State, activations, losses
-from jaxnet._loop import cut, shuffled
+from jaxnet._loop import cut, first_call, shuffled
 
 KEY = jax.random.key(7)
 SGD = optax.sgd(0.5)
@@ -167,6 +167,7 @@ def test_length_of_a_call_does_not_matter(monkeypatch):
     whole = jaxnet.train(KEY, params, tuple(data), **options)
     clock = iter(range(10**6))  # every call seems to take a second, so each runs one epoch
     monkeypatch.setattr(jaxnet.training.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(jaxnet.training, "first_call", lambda *_: 1)
     parts = jaxnet.train(KEY, params, tuple(data), **options)
     assert all(map(np.array_equal, jax.tree.leaves(parts), jax.tree.leaves(whole)))
 
@@ -257,7 +258,8 @@ def test_accuracy():
 # Compiled once
 
 
-def test_nothing_is_traced_twice():
+def test_nothing_is_traced_twice(monkeypatch):
+    monkeypatch.setattr(jaxnet.training, "first_call", lambda *_: 1)
     params, *data = problem((3, 4, 2), n=10)
     gradient = chex.assert_max_traces(jaxnet.backprop, n=2)  # full steps, and the short one
     for key, epochs, l2 in ((KEY, 3, 0.1), (jax.random.key(1), 400, 0.2), (KEY, 1, 0.3)):
@@ -281,6 +283,17 @@ def test_short_epochs_share_a_call(monkeypatch):
     for _ in range(2):
         jaxnet.train(KEY, params, jaxnet.data.xor(), optimizer=SGD, epochs=20_000)
     assert len(calls) < 40
+    calls.clear()
+    jaxnet.train(KEY, params, jaxnet.data.xor(), optimizer=SGD, epochs=1000)
+    assert calls == [1000]
+
+
+@pytest.mark.parametrize(
+    ("steps", "work", "epochs"), [(1, 36, 3982), (1000, 1797 * 2410, 2), (5000, 50_000 * 23_860, 1)]
+)
+def test_how_many_epochs_the_first_call_runs(steps, work, epochs):
+    """XOR in 2-2-1, the digits in 64-32-10, and MNIST in 784-30-10."""
+    assert first_call(steps, work) == epochs
 
 
 # Costs that are not finite

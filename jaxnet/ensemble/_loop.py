@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet import _loop as solo
 from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
@@ -188,31 +188,23 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
     plan, data, m = chunk.plan, chunk.given.data, chunk.members
     step = _step(chunk)
 
-    def weighed_step(state: State, batch: tuple[Array, ...]) -> tuple[State, tuple[Array, Array]]:
+    def costed_step(state: State, batch: tuple[Array, ...]) -> tuple[State, Array]:
         state, costs = step(state, batch)
-        costs = costs.astype(wide(costs.dtype))
-        if len(batch) == 3:
-            shares = jnp.sum(batch[2], axis=chunk.examples_axis(chunk.own_batch[2]), dtype=costs.dtype)
-        else:
-            shares = jnp.asarray(batch[1].shape[chunk.examples_axis(chunk.own_batch[1])], costs.dtype)
-        return state, (costs, jnp.broadcast_to(shares, (m,)))
+        return state, costs.astype(wide(costs.dtype))
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         batches = _batches(chunk, rows)
         if plan.layout.name != ONE_KERNEL:
-            return lax.scan(weighed_step, state, batches)
+            state, costs = lax.scan(costed_step, state, batches)
+            return state, (costs, _shares(chunk, batches, costs.dtype))
         state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
-        if len(batches) == 3:
-            weights = jnp.sum(batches[2], axis=(0, -1), dtype=costs.dtype)
-        else:
-            weights = jnp.asarray(rows.shape[-2] * rows.shape[-1], costs.dtype)
-        return state, (costs, jnp.broadcast_to(weights, costs.shape))
+        return state, (costs, jnp.sum(_shares(chunk, batches, costs.dtype), axis=0, keepdims=True))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
             state, (costs,) = _on_all_examples(chunk, state, 1, 1)
         else:
-            state, (costs, _) = weighed_step(state, data)
+            state, costs = costed_step(state, data)
         return state, costs, jnp.isfinite(costs)
 
     order = _order(chunk, number)
@@ -247,6 +239,17 @@ def _batches(chunk: _Chunk, rows: Array) -> tuple[Array, ...]:
         return jax.vmap(lambda array, rows: rows_of((array,), rows)[0], in_axes, out_axes)(array, rows)
 
     return tuple(map(take, chunk.given.data, chunk.own.data))
+
+
+def _shares(chunk: _Chunk, batches: tuple[Array, ...], dtype: DTypeLike) -> Array:
+    """What the examples of each step count together, (steps, m)."""
+    _, y, *weights = batches
+    _, own_y, *own_weights = chunk.own_batch
+    shape = (len(y), chunk.members)
+    if not weights:
+        return jnp.full(shape, y.shape[1 + chunk.examples_axis(own_y)], dtype)
+    shares = jnp.sum(weights[0], axis=1 + chunk.examples_axis(own_weights[0]), dtype=dtype)
+    return jnp.broadcast_to(shares if own_weights[0] else shares[:, None], shape)
 
 
 def _measure(chunk: _Chunk, params: Any) -> dict[str, Array]:
@@ -317,6 +320,25 @@ def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
 _BLOCK = 32
 """Epochs in a block at the most."""
 
+_ROUND = 16
+"""Epochs of which a GPU is told at once."""
+
+
+def _repeated(
+    times: Array, epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]], carry: tuple[State, Any]
+) -> tuple[State, Any]:
+    """So many epochs; on a GPU in rounds, because a loop of unknown length asks the host after each turn."""
+    zero = jnp.zeros_like(times)
+    if jax.default_backend() == "cpu":
+        return lax.fori_loop(zero, times, epoch, carry)
+
+    def round_of_epochs(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+        return lax.fori_loop(0, _ROUND, lambda j, carry: epoch(i * _ROUND + j.astype(i.dtype), carry), carry)
+
+    rounds = times // _ROUND
+    return lax.fori_loop(rounds * _ROUND, times, epoch, lax.fori_loop(zero, rounds, round_of_epochs, carry))
+
+
 _FEW_STEPS = 4
 """In stacked epochs of more steps, asking after each whether members are finite costs little."""
 
@@ -351,7 +373,7 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         made = lax.broadcasted_iota(stride.dtype, costs.shape, 0) < stride
         hoped = rows | {"cost": jnp.where(made, costs, 0) if every else costs}
     else:
-        state, hoped = lax.fori_loop(jnp.zeros_like(stride), stride, hopeful_epoch, (loop.state, rows))
+        state, hoped = _repeated(stride, hopeful_epoch, (loop.state, rows))
     if not every:
         hoped = record(hoped, 0, _measure(chunk, state.params))
     go = _active(loop, None)

@@ -192,17 +192,17 @@ def train(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
         own,
-        _checked_layout(layout, work, gradient is backprop, net, one, member),
+        _checked_layout(layout, work, gradient is backprop, net, one, params, member),
         checked_count("record_every", record_every, least=1),
     )
-    everyone = _joined(_train_groups(plan, params, given, members, epochs, patience, progress), members)
+    groups = _train_groups(plan, params, given, members, epochs, patience, progress)
+    everyone = groups[0] if len(groups) == 1 and len(groups[0].done) == members else _joined(groups, members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
         state, failures = _replayed(plan, everyone, given)
         _warn(failures, members, data)
-    best_epoch = None if everyone.best_epoch is None else np.asarray(everyone.best_epoch)
     return EnsembleResult(
-        state.params, state.opt_state, everyone.history, np.asarray(everyone.done), best_epoch, failures, plan.layout
+        state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
     )
 
 
@@ -213,14 +213,15 @@ def _checked_layout(
     net: Network,
     optimizer: optax.GradientTransformation,
     params: Params,
+    member: Params,
 ) -> Layout:
-    """The layout that was asked for, or is chosen; the optimizer and the parameters are those of one member."""
+    """The layout that was asked for, or is chosen; ``member`` holds the shapes of one, and the optimizer is its own."""
 
     def kernel_takes_less() -> bool:
         if params[0].weight.dtype != jnp.float32 or not _on_hopper(params):
             return False
         try:
-            numbers = checked_numbers(work.sizes, net, optimizer, params)
+            numbers = checked_numbers(work.sizes, net, optimizer, member)
             return kernel_pays(work.members, work.sizes, work.batch_size, numbers)
         except ValueError:
             return False
@@ -229,14 +230,14 @@ def _checked_layout(
     if chosen.name != STACKED and not by_hand:
         raise ValueError(f"layout is {chosen.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
     if chosen.name == ONE_KERNEL and layout is not None:
-        checked_numbers(work.sizes, net, optimizer, params)
+        checked_numbers(work.sizes, net, optimizer, member)
     return chosen
 
 
 def _on_hopper(params: Params) -> bool:
     """Whether they lie on one GPU of the kind that one kernel was measured on, or a later one."""
     weight = params[0].weight
-    devices = weight.devices() if isinstance(weight, Array) else jax.devices()[:1]
+    devices = weight.devices() if isinstance(weight, Array) else {jax.devices()[0]}
     return len(devices) == 1 and all(float(getattr(device, "compute_capability", 0)) >= 9 for device in devices)
 
 
@@ -262,9 +263,9 @@ class _Group(NamedTuple):
     """The members of some chunks, after their last epoch."""
 
     state: State
-    done: Any
-    failed: Any
-    best_epoch: Any
+    done: np.ndarray
+    failed: np.ndarray
+    best_epoch: np.ndarray | None
     history: dict[str, np.ndarray]
 
 
@@ -277,6 +278,7 @@ def _train_groups(
     own, common = split(plan.own, given)
     wait = None if patience is None else np.int32(patience)
     stop, lock, shown = Event(), Lock(), [0]
+    stride = _first_call(plan, params, given, size)
     groups: list[_Group] = []
     running: deque[Future[Any]] = deque()
 
@@ -293,7 +295,8 @@ def _train_groups(
 
         def collect() -> None:
             loops, history = running.popleft().result()
-            state, done, failed, best_epoch = finish(plan, loops)
+            state, *rest = finish(plan, loops)
+            done, failed, best_epoch = solo.fetched(rest)
             groups.append(_Group(state, done, failed, best_epoch, history))
 
         try:
@@ -306,12 +309,23 @@ def _train_groups(
                 chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), some_own)
                 program = _compiled(plan, loops, chunks, common, wait)
                 tell = partial(report, start=start)
-                running.append(pool.submit(_drive, program, plan, loops, chunks, common, wait, epochs, stop, tell))
+                running.append(
+                    pool.submit(_drive, program, plan, loops, chunks, common, wait, epochs, stride, stop, tell)
+                )
             while running:
                 collect()
         finally:
             stop.set()
     return groups
+
+
+def _first_call(plan: Plan, params: Any, given: Given, size: int) -> int:
+    """Epochs of a group's first call."""
+    examples = given.data[1].shape[-2] if given.subset is None else given.subset.shape[1]
+    measured = 0 if given.validation is None else given.validation[1].shape[-2]
+    numbers = size * sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(params))
+    steps = -(-examples // plan.solo.batch_size) * -(-size // plan.layout.chunk)
+    return solo.first_call(steps, numbers * (examples + measured))
 
 
 def _drive(
@@ -322,25 +336,26 @@ def _drive(
     common: Given,
     patience: np.int32 | None,
     epochs: int,
+    stride: int,
     stop: Event,
     report: Callable[[int, np.ndarray], None],
 ) -> tuple[Loop, dict[str, np.ndarray]]:
-    """Train a group to its end, in calls of about a fifth of a second; its last loops, and its history."""
+    """Train a group to its end, the first call over ``stride`` epochs; its last loops, and its history."""
     histories: list[dict[str, np.ndarray]] = []
-    done, stride = 0, 1
+    done = 0
     while True:
-        end = min(epochs, done + stride)
-        began = time.perf_counter()
-        loops, history = program(loops, own, common, patience, np.int32(done), np.int32(end))
-        records = end // plan.every - done // plan.every
+        began, start = time.perf_counter(), done
+        done = min(epochs, start + min(stride, plan.capacity * plan.every))
+        loops, history = program(loops, own, common, patience, np.int32(start), np.int32(done))
+        epoch, history = solo.fetched((loops.epoch, history))
+        records = done // plan.every - start // plan.every
         histories.append({name: _by_member(values, records) for name, values in history.items()})
-        ended = bool(np.all(np.asarray(loops.epoch) < end))
         seconds = time.perf_counter() - began
-        report((epochs if ended else end) - done, histories[-1]["cost"][:, -1:])
-        done = end
+        ended = bool(np.all(epoch < done))
+        report((epochs if ended else done) - start, histories[-1]["cost"][:, -1:])
         if ended or done == epochs or stop.is_set():
             break
-        stride = max(1, min(int(stride * 0.2 / seconds), 16 * stride, plan.capacity * plan.every))
+        stride = solo.next_call(done - start, seconds)
     missing = epochs // plan.every - done // plan.every
     history = {name: np.concatenate([part[name] for part in histories], axis=1) for name in histories[0]}
     return loops, {
@@ -348,10 +363,10 @@ def _drive(
     }
 
 
-def _by_member(values: Array, records: int) -> np.ndarray:
+def _by_member(values: np.ndarray, records: int) -> np.ndarray:
     """A history (chunks, records, members of a chunk) as (members, records), the records that were made."""
     chunks, _, members = values.shape
-    return np.moveaxis(np.asarray(values)[:, :records], 1, -1).reshape(chunks * members, records)
+    return np.moveaxis(values[:, :records], 1, -1).reshape(chunks * members, records)
 
 
 @lru_cache(maxsize=64)
@@ -389,14 +404,14 @@ def _members(tree: Any, start: ArrayLike, size: int) -> Any:
 
 def _joined(groups: list[_Group], members: int) -> _Group:
     """All members, without those that only filled the last group."""
-    if len(groups) == 1:
-        return jax.tree.map(lambda leaf: leaf[:members], groups[0])
+    states = _concatenated(tuple(group.state for group in groups), members)
+    hosts = (group._replace(state=None) for group in groups)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:members], *hosts)._replace(state=states)
 
-    def joined(*parts: Any) -> Any:
-        concatenate = np.concatenate if isinstance(parts[0], np.ndarray) else jnp.concatenate
-        return concatenate([*parts[:-1], parts[-1][: members - sum(map(len, parts[:-1]))]])
 
-    return jax.tree.map(joined, *groups)
+@partial(jax.jit, static_argnames="members")
+def _concatenated(states: tuple[State, ...], members: int) -> State:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:members], *states)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -76,12 +77,13 @@ products of 32."""
 def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
     """The products (δ²)ᵀ h² and Σ δ², summed over the examples, which are as ``products`` has them: a layer.
 
-    A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so it is squared
-    in blocks of inputs, each about a quarter of the units, in whole registers. Measured by benchmarks/quantities.py.
+    A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so on a CPU it is
+    squared in blocks of inputs, each about a quarter of the units, in whole registers. A GPU takes as long for each of
+    them as for all. Measured by benchmarks/quantities.py.
     """
     units, inputs = delta2.shape[products.units], h.shape[products.inputs]
     bias = products.total(delta2)
-    if inputs <= max(_REGISTER, units):
+    if inputs <= max(_REGISTER, units) or jax.default_backend() != "cpu":
         return Layer(products.outer(delta2, after(bias, h) ** 2), bias)
     blocks = math.ceil(inputs / (_REGISTER * math.ceil(units / (4 * _REGISTER))))
     size = _REGISTER * math.ceil(inputs / (blocks * _REGISTER))
