@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import DTypeLike
+from rich.progress import track
 
 import jaxnet
 from experiments._minima_census import NET
-from experiments.common import RESULTS
+from experiments.common import RESULTS, console
 from jaxnet import ensemble
 from jaxnet.data import Data
 from jaxnet.network import Layer, Params
@@ -92,6 +95,16 @@ _sgd = cache(optax.sgd)
 """One object for each step size, so that runs of equal shapes share a compiled program."""
 
 
+def descend_each(
+    settings: Settings, runs: Sequence[tuple[Params, Data]], *, progress: bool
+) -> list[ensemble.EnsembleResult]:
+    """`descend` from each start on its data, two at a time: one is compiled while the other trains."""
+    _sgd(settings.learning_rate)  # or both threads would make one
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda run: descend(settings, *run, progress=False), runs)
+        return list(track(results, "training", len(runs), console=console, disable=not progress))
+
+
 def _norms(params: Params) -> np.ndarray:
     return np.sqrt(sum(np.sum(np.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(params)))
 
@@ -100,6 +113,6 @@ def train_longer(settings: Settings, params: Params, data: Data, dtype: DTypeLik
     """What becomes of networks that train on."""
     params, data = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (params, data))
     result = descend(settings, params, data, dtype=dtype, times=settings.longer, progress=progress)
-    start = jax.vmap(lambda params: jaxnet.cost(params, *data, NET))(params)
+    start = jax.jit(jax.vmap(lambda params: jaxnet.cost(params, *data, NET)))(params)
     costs = np.concatenate([np.asarray(start)[:, None], result.history["cost"]], axis=1)
     return Longer(costs, (_norms(params), _norms(jax.tree.map(np.asarray, result.params))))

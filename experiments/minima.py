@@ -23,7 +23,7 @@ from experiments import _minima_figures as figures
 from experiments._minima_census import KINDS, LEVELS, NET, SOLVED, end_points, kinds, on_level, stationary_points, types
 from experiments._minima_claims import Found, claims
 from experiments._minima_surface import cost_slice, paths
-from experiments._minima_training import Settings, descend, narrowed, parity, train_longer
+from experiments._minima_training import Settings, descend, descend_each, narrowed, parity, train_longer
 from experiments.common import Result, console, initial, main, network_agreement, share
 from jaxnet import curvature
 from jaxnet.data import Data
@@ -35,7 +35,6 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
     key, data, narrow = jax.random.key(settings.seed), jaxnet.data.xor(), settings.hidden[0]
-    starts, networks, costs, in_parity = {}, {}, {}, {}
 
     def widest(inputs: int, hidden: tuple[int, ...], members: int) -> Any:
         sizes = inputs, max(hidden), 1
@@ -45,19 +44,22 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         widest(2, settings.hidden, settings.members),
         widest(3, settings.parity_hidden, settings.parity_members),
     )
-    for hidden in settings.hidden:
-        starts[hidden] = narrowed(for_xor, hidden)
-        result = descend(settings, starts[hidden], data, progress=progress)
-        networks[hidden], costs[hidden] = jax.tree.map(np.asarray, result.params), result.history["cost"][:, -1]
-    for hidden in settings.parity_hidden:
-        result = descend(settings, narrowed(for_parity, hidden), parity(), progress=progress)
-        in_parity[hidden] = result.history["cost"][:, -1]
+    starts = {hidden: narrowed(for_xor, hidden) for hidden in settings.hidden}
     scales = np.geomspace(0.1, 10, settings.members)
-    start = jax.tree.map(
+    rescaled = jax.tree.map(
         lambda leaf: leaf * scales.astype(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1)) / settings.scale,
         starts[narrow],
     )
-    by_scale = descend(settings, start, data, progress=progress).history["cost"][:, -1]
+    runs = [
+        *((start, data) for start in starts.values()),
+        *((narrowed(for_parity, hidden), parity()) for hidden in settings.parity_hidden),
+        (rescaled, data),
+    ]
+    results = descend_each(settings, runs, progress=progress)
+    networks = {h: jax.tree.map(np.asarray, result.params) for h, result in zip(starts, results, strict=False)}
+    *last, by_scale = (result.history["cost"][:, -1] for result in results)
+    costs = dict(zip(settings.hidden, last, strict=False))
+    in_parity = dict(zip(settings.parity_hidden, last[len(costs) :], strict=True))
     solved = {hidden: cost < SOLVED for hidden, cost in costs.items()}
 
     def some(hidden: int, chosen: np.ndarray, most: int = settings.looked_at) -> Any:

@@ -429,24 +429,35 @@ def _run_chunk(
     return lax.while_loop(goes_on, some_epochs, (loop, history))
 
 
-@partial(jax.jit, static_argnames="plan")
-def begin(plan: Plan, params: Any, key: Array, hyperparams: Any, patience: ArrayLike | None) -> Loop:
-    """The loops of some chunks before the first epoch, chunks first, from parameters with a leading axis of members."""
+@partial(jax.jit, static_argnames=("plan", "size"))
+def begin(
+    plan: Plan, params: Any, own: Given, common: Given, patience: ArrayLike | None, first: ArrayLike, size: int
+) -> tuple[Loop, Given]:
+    """The loops before the first epoch, and what is members' own, of so many members from ``first`` on, chunks first.
+
+    Past the end there is the last member again.
+    """
+
+    def chunks_first(leaf: Array) -> Array:
+        return leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:])
 
     def member(params: Any, key: Array, hyperparams: Any) -> State:
         return solo.first_state(member_plan(plan, hyperparams), params, key)
 
+    rows = jnp.minimum(first + jnp.arange(size), len(params[0].bias) - 1)
+    params, own = jax.tree.map(lambda leaf: leaf[rows], (params, own))
+    given = merge(plan.own, own, common)
     in_axes = (0, axes(plan.own.key, 0), axes(plan.own.hyperparams, 0))
-    state = jax.vmap(member, in_axes)(params, key, hyperparams)
-    state = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), state)
+    state = jax.tree.map(chunks_first, jax.vmap(member, in_axes)(params, given.key, given.hyperparams))
     if plan.layout.axis:
         state = _moved(state, 1, -1)
-    members = (len(jax.tree.leaves(state)[0]), plan.layout.chunk)
+    members = (size // plan.layout.chunk, plan.layout.chunk)
     best = None
     if patience is not None:
         dtype = params[0].weight.dtype
         best = Best(jnp.full(members, jnp.inf, dtype), jnp.full(members, -1, jnp.int32), state)
-    return Loop(jnp.zeros(members[0], jnp.int32), state, jnp.zeros(members, jnp.int32), jnp.zeros(members, bool), best)
+    loops = Loop(jnp.zeros(members[0], jnp.int32), state, jnp.zeros(members, jnp.int32), jnp.zeros(members, bool), best)
+    return loops, jax.tree.map(chunks_first, own)
 
 
 @partial(jax.jit, static_argnames="plan", donate_argnames="loops")

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxnet import _loop as solo
 from jaxnet._arguments import (
@@ -42,7 +41,7 @@ from jaxnet.ensemble._arguments import (
     not_finite_parts,
 )
 from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups, kernel_pays
-from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, merge, replay, run, split
+from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, replay, run, split
 from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
 from jaxnet.network import Network, Params
@@ -303,10 +302,7 @@ def _train_groups(
             for start in starts:
                 if len(running) > plan.layout.threads:  # a group waits, so that no thread does
                     collect()
-                some, some_own = _members((params, own), start, size)
-                first = merge(plan.own, some_own, common)
-                loops = begin(plan, some, first.key, first.hyperparams, wait)
-                chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.layout.chunk, *leaf.shape[1:]), some_own)
+                loops, chunks = begin(plan, params, own, common, wait, start, size)
                 program = _compiled(plan, loops, chunks, common, wait)
                 tell = partial(report, start=start)
                 running.append(
@@ -393,13 +389,6 @@ def _rows(tree: Any, rows: Array) -> Any:
 @jax.jit
 def _with_rows(tree: Any, rows: Array, new: Any) -> Any:
     return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), tree, new)
-
-
-@partial(jax.jit, static_argnames="size")
-def _members(tree: Any, start: ArrayLike, size: int) -> Any:
-    """So many members from ``start`` on; past the end, the last one again."""
-    last = len(jax.tree.leaves(tree)[0]) - 1
-    return _rows(tree, jnp.minimum(start + jnp.arange(size), last))
 
 
 def _joined(groups: list[_Group], members: int) -> _Group:
