@@ -27,6 +27,7 @@ from experiments._minima_training import Settings, descend, descend_each, narrow
 from experiments.common import Result, console, initial, main, network_agreement, share
 from jaxnet import curvature
 from jaxnet.data import Data
+from jaxnet.ensemble import EnsembleResult
 
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
@@ -40,11 +41,9 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         sizes = inputs, max(hidden), 1
         return jax.tree.map(np.asarray, initial(key, members, sizes, scheme="normal", scale=settings.scale))
 
-    for_xor, for_parity = (
-        widest(2, settings.hidden, settings.members),
-        widest(3, settings.parity_hidden, settings.parity_members),
-    )
-    starts = {hidden: narrowed(for_xor, hidden) for hidden in settings.hidden}
+    widest_for_xor = widest(2, settings.hidden, settings.members)
+    widest_for_parity = widest(3, settings.parity_hidden, settings.parity_members)
+    starts = {hidden: narrowed(widest_for_xor, hidden) for hidden in settings.hidden}
     scales = np.geomspace(0.1, 10, settings.members)
     rescaled = jax.tree.map(
         lambda leaf: leaf * scales.astype(leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1)) / settings.scale,
@@ -52,14 +51,15 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     )
     runs = [
         *((start, data) for start in starts.values()),
-        *((narrowed(for_parity, hidden), parity()) for hidden in settings.parity_hidden),
+        *((narrowed(widest_for_parity, hidden), parity()) for hidden in settings.parity_hidden),
         (rescaled, data),
     ]
     results = descend_each(settings, runs, progress=progress)
-    networks = {h: jax.tree.map(np.asarray, result.params) for h, result in zip(starts, results, strict=False)}
-    *last, by_scale = (result.history["cost"][:, -1] for result in results)
-    costs = dict(zip(settings.hidden, last, strict=False))
-    in_parity = dict(zip(settings.parity_hidden, last[len(costs) :], strict=True))
+    for_xor, (*for_parity, by_scale) = results[: len(starts)], results[len(starts) :]
+    networks, costs = {}, {}
+    for hidden, result in zip(starts, for_xor, strict=True):
+        networks[hidden], costs[hidden] = jax.tree.map(np.asarray, result.params), _last_costs(result)
+    in_parity = dict(zip(settings.parity_hidden, map(_last_costs, for_parity), strict=True))
     solved = {hidden: cost < SOLVED for hidden, cost in costs.items()}
 
     def some(hidden: int, chosen: np.ndarray, most: int = settings.looked_at) -> Any:
@@ -72,7 +72,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         ends = {hidden: end_points(some(hidden, ~of), exact) for hidden, of in solved.items() if not of.all()}
         zeros = jaxnet.init(key, (2, narrow, 1), scheme="zeros", dtype=jnp.float64)
         start = jax.tree.map(lambda leaf: leaf[: settings.looked_at], starts[narrow])
-        in_float64 = descend(settings, start, exact, dtype=jnp.float64, progress=progress).history["cost"][:, -1]
+        in_float64 = _last_costs(descend(settings, start, exact, dtype=jnp.float64, progress=progress))
         found = Found(
             costs=costs,
             shares={
@@ -98,13 +98,17 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         )
         slices = _slices(key, networks[narrow], costs[narrow], exact)
     plotted = {
-        "levels": figures.levels(costs, scales, by_scale),
+        "levels": figures.levels(costs, scales, _last_costs(by_scale)),
         "census": figures.census(found, settings.epochs),
         "surface": figures.surface(slices),
         "paths": figures.between(found.paths),
     }
     numbers = _numbers(found) | {"gradient_agreement": network_agreement(zeros, data, NET)}
     return Result(numbers, plotted, claims(found, settings))
+
+
+def _last_costs(result: EnsembleResult) -> np.ndarray:
+    return result.history["cost"][:, -1]
 
 
 def _slices(key: Array, params: Any, costs: np.ndarray, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:

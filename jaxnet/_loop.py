@@ -166,18 +166,19 @@ CALL = 0.2
 def first_call(steps: int, work: int) -> int:
     """Epochs of the first call, before any was timed: if a step takes 50 µs, and there are 10⁹ operations a second.
 
-    ``steps`` are those of an epoch, and ``work`` is its examples times the parameters.
+    ``steps`` are those of an epoch, and ``work`` is its examples times the parameters. An optimizer, a metric or a
+    gradient may take far longer than that, so it is 16 epochs at the most.
     """
-    return max(1, int(CALL / (steps * 5e-5 + 6e-9 * work)))
+    return max(1, min(int(CALL / (steps * 5e-5 + 6e-9 * work)), 16))
 
 
 def next_call(epochs: int, seconds: float) -> int:
     """Epochs of the next call, after so many took so long."""
-    return max(1, min(int(epochs * CALL / seconds), 16 * epochs))
+    return max(1, min(int(epochs * CALL / seconds), 64 * epochs))
 
 
 def fetched(tree: Any) -> Any:
-    """The arrays of a tree as NumPy's; those of a GPU come together, where each by itself would take 0.2 ms."""
+    """The arrays of a tree as NumPy's; from a GPU they come together, where each by itself would take 0.2 ms."""
     if jax.default_backend() != "cpu":
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, Array):

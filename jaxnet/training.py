@@ -153,21 +153,21 @@ def train(
     histories: list[dict[str, np.ndarray]] = []
     examples = len(data[0]) + (0 if validation is None else len(validation[0]))
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
-    done, chunk = 0, first_call(-(-len(data[0]) // batch_size), examples * numbers)
+    done, stride = 0, first_call(-(-len(data[0]) // batch_size), examples * numbers)
     with progress_bar(epochs) if progress else nullcontext() as show:
         while True:
-            end = min(epochs, done + min(chunk, CAPACITY))
-            began, started = time.perf_counter(), done
+            start, end = done, min(epochs, done + min(stride, CAPACITY))
+            began = time.perf_counter()
             loop, history = run(plan, loop, key, data, validation, l2, patience, end)
             epoch, finite, history = fetched((loop.epoch, loop.finite, history))
             done = int(epoch)
-            histories.append({name: values[: done - started] for name, values in history.items()})
+            histories.append({name: values[: done - start] for name, values in history.items()})
             seconds = time.perf_counter() - began
-            if show is not None and done > started:
+            if show is not None and done > start:
                 show(done, {name: values[-1] for name, values in histories[-1].items()})
             if done < end or done == epochs:
                 break
-            chunk = next_call(end - started, seconds)
+            stride = next_call(end - start, seconds)
 
     not_finite, best_epoch = None, None
     state = loop.state

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from helpers import problem
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxnet
-from jaxnet import Network, activations, curvature, kernel, losses, per_example
+from jaxnet import Network, activations, curvature, ensemble, kernel, losses, per_example
 
 DEVICES, N, SIZES = 4, 8, (60, 3, 2)  # no other axis is as long as the examples'; squares are taken in blocks
 WIDE = (6, 60, 2)  # its products are taken examples first
@@ -29,6 +30,14 @@ CLIPPING = {"bound": 0.3}
 
 def trained(params, x, y, net, **options):
     found = jaxnet.train(KEY, params, (x, y), net=net, optimizer=optax.sgd(0.5), epochs=3, **options)
+    return found.params, found.history
+
+
+def members_trained(params, x, y, net):
+    """As many members as devices, one on each where the examples are spread."""
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEVICES)]), params)
+    members = jax.device_put(members, x.sharding)
+    found = ensemble.train(KEY, members, (x, y), net=net, optimizer=optax.sgd(0.5), epochs=3, batch_size=3)
     return found.params, found.history
 
 
@@ -74,7 +83,11 @@ QUANTITIES = {
     "kernel.ntk_vp": lambda p, x, y, net: kernel.ntk_vp(p, x, y, None, net),
 }
 # These compile by themselves.
-TRAINING = {"train, batch": trained, "train, mini-batches": partial(trained, batch_size=3)}
+TRAINING = {
+    "train, batch": trained,
+    "train, mini-batches": partial(trained, batch_size=3),
+    "ensemble.train": members_trained,
+}
 NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *TRAINING]
 
 PER_EXAMPLE = {

@@ -321,13 +321,16 @@ _BLOCK = 32
 """Epochs in a block at the most."""
 
 _ROUND = 16
-"""Epochs of which a GPU is told at once."""
+"""Epochs of a round."""
 
 
 def _repeated(
     times: Array, epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]], carry: tuple[State, Any]
 ) -> tuple[State, Any]:
-    """So many epochs; on a GPU in rounds, because a loop of unknown length asks the host after each turn."""
+    """So many epochs; on a GPU in rounds of a known number, because a loop of unknown length asks the host each time.
+
+    The epoch is compiled twice there, for the rounds and for what is left.
+    """
     zero = jnp.zeros_like(times)
     if jax.default_backend() == "cpu":
         return lax.fori_loop(zero, times, epoch, carry)

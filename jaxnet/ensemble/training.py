@@ -44,7 +44,7 @@ from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, 
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, replay, run, split
 from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
-from jaxnet.network import Network, Params
+from jaxnet.network import Network, Params, init
 from jaxnet.steps import Gradient, Metric, State
 
 __all__ = ["EnsembleResult", "Failures", "train"]
@@ -194,8 +194,7 @@ def train(
         _checked_layout(layout, work, gradient is backprop, net, one, params, member),
         checked_count("record_every", record_every, least=1),
     )
-    groups = _train_groups(plan, params, given, members, epochs, patience, progress)
-    everyone = groups[0] if len(groups) == 1 and len(groups[0].done) == members else _joined(groups, members)
+    everyone = _joined(_train_groups(plan, params, given, members, epochs, patience, progress), members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
         state, failures = _replayed(plan, everyone, given)
@@ -219,11 +218,8 @@ def _checked_layout(
     def kernel_takes_less() -> bool:
         if params[0].weight.dtype != jnp.float32 or not _on_hopper(params):
             return False
-        try:
-            numbers = checked_numbers(work.sizes, net, optimizer, member)
-            return kernel_pays(work.members, work.sizes, work.batch_size, numbers)
-        except ValueError:
-            return False
+        numbers = _numbers_in_kernel(work.sizes, replace(net, l2=0.0), optimizer)
+        return numbers is not None and kernel_pays(work.members, work.sizes, work.batch_size, numbers)
 
     chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
     if chosen.name != STACKED and not by_hand:
@@ -231,6 +227,16 @@ def _checked_layout(
     if chosen.name == ONE_KERNEL and layout is not None:
         checked_numbers(work.sizes, net, optimizer, member)
     return chosen
+
+
+@lru_cache(maxsize=64)
+def _numbers_in_kernel(sizes: tuple[int, ...], net: Network, optimizer: optax.GradientTransformation) -> float | None:
+    """How many numbers one kernel holds for each parameter, of float32; None where a training does not fit into it."""
+    member = jax.eval_shape(lambda: init(jax.random.key(0), sizes))
+    try:
+        return checked_numbers(sizes, net, optimizer, member)
+    except ValueError:
+        return None
 
 
 def _on_hopper(params: Params) -> bool:
@@ -295,7 +301,7 @@ def _train_groups(
         def collect() -> None:
             loops, history = running.popleft().result()
             state, *rest = finish(plan, loops)
-            done, failed, best_epoch = solo.fetched(rest)
+            done, failed, best_epoch = jax.tree.map(np.array, solo.fetched(rest))  # the caller's, to write to
             groups.append(_Group(state, done, failed, best_epoch, history))
 
         try:
@@ -340,18 +346,19 @@ def _drive(
     histories: list[dict[str, np.ndarray]] = []
     done = 0
     while True:
-        began, start = time.perf_counter(), done
-        done = min(epochs, start + min(stride, plan.capacity * plan.every))
-        loops, history = program(loops, own, common, patience, np.int32(start), np.int32(done))
+        start, end = done, min(epochs, done + min(stride, plan.capacity * plan.every))
+        began = time.perf_counter()
+        loops, history = program(loops, own, common, patience, np.int32(start), np.int32(end))
         epoch, history = solo.fetched((loops.epoch, history))
-        records = done // plan.every - start // plan.every
+        records = end // plan.every - start // plan.every
         histories.append({name: _by_member(values, records) for name, values in history.items()})
         seconds = time.perf_counter() - began
-        ended = bool(np.all(epoch < done))
-        report((epochs if ended else done) - start, histories[-1]["cost"][:, -1:])
+        ended = bool(np.all(epoch < end))
+        report((epochs if ended else end) - start, histories[-1]["cost"][:, -1:])
+        done = end
         if ended or done == epochs or stop.is_set():
             break
-        stride = solo.next_call(done - start, seconds)
+        stride = solo.next_call(end - start, seconds)
     missing = epochs // plan.every - done // plan.every
     history = {name: np.concatenate([part[name] for part in histories], axis=1) for name in histories[0]}
     return loops, {
@@ -365,6 +372,11 @@ def _by_member(values: np.ndarray, records: int) -> np.ndarray:
     return np.moveaxis(values[:, :records], 1, -1).reshape(chunks * members, records)
 
 
+def _sharding(leaf: Any) -> Any:
+    """Where an array lies, if it may lie nowhere else."""
+    return leaf.sharding if isinstance(leaf, Array) and leaf.committed else None
+
+
 @lru_cache(maxsize=64)
 def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple[Any, ...]) -> Any:
     # XLA's default is 256 bits; processors without wider registers take two instructions then.
@@ -376,7 +388,7 @@ def _compiled(plan: Plan, loops: Loop, own: Given, common: Given, patience: np.i
     """The compiled loop; compiled here, because JAX's settings belong to threads."""
     zero = np.int32(0)
     leaves, tree = jax.tree.flatten((loops, own, common, patience, zero, zero))
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf)) for leaf in leaves)
     config: Any = jax.config
     return _compiled_for(plan, tree, shapes, (config.jax_enable_x64, config.jax_default_matmul_precision))
 
@@ -393,6 +405,8 @@ def _with_rows(tree: Any, rows: Array, new: Any) -> Any:
 
 def _joined(groups: list[_Group], members: int) -> _Group:
     """All members, without those that only filled the last group."""
+    if len(groups) == 1 and len(groups[0].done) == members:
+        return groups[0]
     states = _concatenated(tuple(group.state for group in groups), members)
     hosts = (group._replace(state=None) for group in groups)
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:members], *hosts)._replace(state=states)
