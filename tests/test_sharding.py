@@ -133,7 +133,6 @@ def found():
         "JAX_ENABLE_X64": "1",
         # Nearly all of the time is compiling, which goes as in make test.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false",
     }
     done = subprocess.run([sys.executable, __file__], cwd=root, env=os.environ | environment, capture_output=True,
                           text=True, check=False)  # fmt: skip
