@@ -79,7 +79,7 @@ INSTALL = "pip install '.[experiments]' --group benchmarks"
 def library(name: str, title: str) -> Any:
     """A module of a peer, which the type checker may not find either."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise MissingError(f"{title} is not installed, so it is left out: {INSTALL}")
+        raise MissingError(f"{title} is not installed, so it is left out: {INSTALL}.")
     return importlib.import_module(name)
 
 
@@ -94,7 +94,7 @@ def leaving_out(missing: list[str]) -> Iterator[None]:
     try:
         yield
     except MissingError as reason:
-        missing.append(f"{reason}.")
+        missing.append(str(reason))
 
 
 class Contender(ABC):
@@ -376,7 +376,7 @@ class PyTorch(Contender):
         super().__init__(problem)
         torch = self.torch = library("torch", "PyTorch")
         if gpu and not on_gpu(torch):
-            raise MissingError("PyTorch has no GPU here, or JAX has none")
+            raise MissingError("PyTorch has no GPU here, or JAX has none.")
         inputs, hidden, outputs = problem.sizes
         self.threads = (os.cpu_count() or 1) if every_core else 1
         self.device = "cuda" if gpu else "cpu"
@@ -396,9 +396,8 @@ class PyTorch(Contender):
         if self.problem.whole:
             self.step(x, y)
         else:
-            shuffled = order is None
-            rows = torch.randperm(len(x), device=self.device) if shuffled else torch.tensor(order, device=self.device)
-            for part in rows.split(self.problem.batch):
+            rows = torch.randperm(len(x)) if order is None else torch.tensor(order)
+            for part in rows.to(self.device).split(self.problem.batch):
                 self.step(x[part], y[part])
         if self.device == "cuda":
             torch.cuda.synchronize()
@@ -428,7 +427,7 @@ class PyTorchCompiled(PyTorch):
             torch.compile(lambda a: torch.sin(a) + 1)(torch.ones(8, device=self.device))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise MissingError(f"torch.compile does not work here, so it is left out: {reason}") from error
+            raise MissingError(f"torch.compile does not work here, so it is left out: {reason}.") from error
 
         def cost(params: Any, x: Any, y: Any) -> Any:
             return ((torch.func.functional_call(model, params, (x,)) - y) ** 2).sum(dim=-1).mean()
@@ -512,14 +511,12 @@ def _fastest(problem: Problem, forms: Mapping[str, Callable[[Problem], Contender
     rows = slice(TRIAL * problem.batch)
     short = problem._replace(x=problem.x[rows], y=problem.y[rows])
     contenders: dict[str, Contender] = {}
-    reasons = []
+    missing: list[str] = []
     for form, make in forms.items():
-        try:
+        with leaving_out(missing):
             contenders[form] = make(short)
-        except MissingError as reason:
-            reasons.append(reason)
     if not contenders:
-        raise reasons[0]
+        raise MissingError(missing[0])
     seconds, _ = interleave({form: contender.epoch for form, contender in contenders.items()}, 3)
     return min(contenders, key=lambda form: float(np.median(seconds[form])))
 

@@ -45,9 +45,9 @@ def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options:
     """
     flags = {"xla_backend_optimization_level": level}
     if jax.default_backend() == "cpu":
-        flags |= {"xla_cpu_parallel_codegen_split_count": 1}
+        flags["xla_cpu_parallel_codegen_split_count"] = 1
         if jax.__version_info__ < (0, 11):  # later ones have no other emitters
-            flags |= {"xla_cpu_use_fusion_emitters": False}
+            flags["xla_cpu_use_fusion_emitters"] = False
     return jax.jit(function, compiler_options=flags, **options)
 
 

@@ -44,7 +44,7 @@ from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, 
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, replay, run, split
 from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
-from jaxnet.network import Network, Params, init
+from jaxnet.network import Network, Params
 from jaxnet.steps import Gradient, Metric, State
 
 __all__ = ["EnsembleResult", "Failures", "train"]
@@ -194,7 +194,7 @@ def train(
         _checked_layout(layout, work, gradient is backprop, net, one, params, member),
         checked_count("record_every", record_every, least=1),
     )
-    everyone = _joined(_train_groups(plan, params, given, members, epochs, patience, progress), members)
+    everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
         state, failures = _replayed(plan, everyone, given)
@@ -218,7 +218,8 @@ def _checked_layout(
     def kernel_takes_less() -> bool:
         if params[0].weight.dtype != jnp.float32 or not _on_hopper(params):
             return False
-        numbers = _numbers_in_kernel(work.sizes, replace(net, l2=0.0), optimizer)
+        leaves, tree = jax.tree.flatten(member)
+        numbers = _numbers_in_kernel(work.sizes, replace(net, l2=0.0), optimizer, tree, tuple(leaves))
         return numbers is not None and kernel_pays(work.members, work.sizes, work.batch_size, numbers)
 
     chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
@@ -230,11 +231,12 @@ def _checked_layout(
 
 
 @lru_cache(maxsize=64)
-def _numbers_in_kernel(sizes: tuple[int, ...], net: Network, optimizer: optax.GradientTransformation) -> float | None:
-    """How many numbers one kernel holds for each parameter, of float32; None where a training does not fit into it."""
-    member = jax.eval_shape(lambda: init(jax.random.key(0), sizes))
+def _numbers_in_kernel(
+    sizes: tuple[int, ...], net: Network, optimizer: optax.GradientTransformation, tree: Any, shapes: tuple[Any, ...]
+) -> float | None:
+    """How many numbers one kernel holds for each parameter; None where a training does not fit into it."""
     try:
-        return checked_numbers(sizes, net, optimizer, member)
+        return checked_numbers(sizes, net, optimizer, jax.tree.unflatten(tree, shapes))
     except ValueError:
         return None
 
@@ -242,7 +244,7 @@ def _numbers_in_kernel(sizes: tuple[int, ...], net: Network, optimizer: optax.Gr
 def _on_hopper(params: Params) -> bool:
     """Whether they lie on one GPU of the kind that one kernel was measured on, or a later one."""
     weight = params[0].weight
-    devices = weight.devices() if isinstance(weight, Array) else {jax.devices()[0]}
+    devices = weight.devices() if isinstance(weight, Array) else jax.devices()[:1]
     return len(devices) == 1 and all(float(getattr(device, "compute_capability", 0)) >= 9 for device in devices)
 
 
@@ -275,7 +277,7 @@ class _Group(NamedTuple):
 
 
 def _train_groups(
-    plan: Plan, params: Any, given: Given, members: int, epochs: int, patience: int | None, progress: bool
+    plan: Plan, params: Any, given: Given, members: int, n: int, epochs: int, patience: int | None, progress: bool
 ) -> list[_Group]:
     """Train the members in groups of equal size, some at once, each in a thread of its own."""
     size, starts = cut_into_groups(plan.layout, members)
@@ -283,7 +285,7 @@ def _train_groups(
     own, common = split(plan.own, given)
     wait = None if patience is None else np.int32(patience)
     stop, lock, shown = Event(), Lock(), [0]
-    stride = _first_call(plan, params, given, size)
+    stride = _first_call(plan, params, n, given.validation, size)
     groups: list[_Group] = []
     running: deque[Future[Any]] = deque()
 
@@ -321,13 +323,12 @@ def _train_groups(
     return groups
 
 
-def _first_call(plan: Plan, params: Any, given: Given, size: int) -> int:
-    """Epochs of a group's first call."""
-    examples = given.data[1].shape[-2] if given.subset is None else given.subset.shape[1]
-    measured = 0 if given.validation is None else given.validation[1].shape[-2]
+def _first_call(plan: Plan, params: Any, n: int, validation: Any, size: int) -> int:
+    """Epochs of the first call of a group of ``size`` members with n examples each."""
+    examples = n + (0 if validation is None else validation[1].shape[-2])
     numbers = size * sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(params))
-    steps = -(-examples // plan.solo.batch_size) * -(-size // plan.layout.chunk)
-    return solo.first_call(steps, numbers * (examples + measured))
+    steps = -(-n // plan.solo.batch_size) * (size // plan.layout.chunk)
+    return solo.first_call(steps, numbers * examples)
 
 
 def _drive(
