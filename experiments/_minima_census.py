@@ -47,6 +47,11 @@ class EndPoints(NamedTuple):
     canonical_codes: Any
 
 
+def at_point(params: Params, data: Data) -> tuple[Array, StationaryPoint]:
+    """The cost of one network, and what kind of stationary point it is, if it is one."""
+    return jaxnet.cost(params, *data, NET), curvature.is_minimum(params, *data, NET)
+
+
 def _end_point(params: Params, data: Data) -> EndPoints:
     _, hidden, outputs = signals(params, *data, NET).activations
 
@@ -56,8 +61,7 @@ def _end_point(params: Params, data: Data) -> EndPoints:
     wrong = jnp.abs(outputs - data.y) > 0.5
     flat = jnp.any(jnp.sum(saturated(hidden), axis=0) >= 2) | jnp.any(saturated(outputs) & wrong)
     return EndPoints(
-        cost=jaxnet.cost(params, *data, NET),
-        point=curvature.is_minimum(params, *data, NET),
+        *at_point(params, data),
         saturated=flat,
         codes=hidden.T > 0.5,
         canonical_codes=signals(canonical(params), *data, NET).activations[1].T > 0.5,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from experiments._minima_census import KINDS, SOLVED, EndPoints, Stationary, on_level
 from experiments._minima_surface import Paths
@@ -29,7 +30,7 @@ class Found(NamedTuple):
     kinds: Mapping[int, np.ndarray]
     types: tuple[int, int]
     stationary: Stationary
-    at_zero: tuple[float, StationaryPoint]
+    at_zero: tuple[Array, StationaryPoint]
     longer: Mapping[str, Longer]
     in_both: tuple[np.ndarray, np.ndarray]
     paths: Mapping[int, Paths]
@@ -71,7 +72,7 @@ def _wider(task: str, shares: Mapping[int, dict[str, float]]) -> Claim:
 
 
 def _zeros(found: Found) -> Claim:
-    cost, point = found.at_zero
+    cost, point = float(found.at_zero[0]), found.at_zero[1]
     return Claim(
         "All weights zero are a stationary point of XOR, of squared error 1/4.",
         verdict(abs(cost - 0.25) < 1e-15 and float(point.gradient_norm) < 1e-15),

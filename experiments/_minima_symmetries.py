@@ -4,10 +4,13 @@ Hidden units may change places. And one unit's weights may change their signs: s
 w h(a) = w − w h(−a), so v, b and w are negated and w moves into the output's bias. With h = ½ + ½ tanh(a / 2) the
 outputs' pre-activations are c + W ½ tanh(a / 2), and the **centred bias** c = bias + W ½ is the same before and after.
 So in the coordinates (v, b, w) of every unit and c, a symmetry is a permutation with signs: 2^h h! of them for h hidden
-units (Sussmann 1992; for tanh, Chen, Lu & Hecht-Nielsen 1993). Functions take one network; `jax.vmap` maps them.
+units (Sussmann 1992; for tanh, Chen, Lu & Hecht-Nielsen 1993). Functions take one network, of JAX's or NumPy's arrays;
+`jax.vmap` maps them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,15 +23,15 @@ from jaxnet.network import Layer, Params
 def coordinates(params: Params) -> tuple[Array, Array]:
     """The hidden units, each as its row (v, b, w), (hidden, inputs + 1 + outputs), and the centred bias (outputs,)."""
     V, W = params
-    rows = jnp.concatenate([V.weight, V.bias[:, None], W.weight.T], axis=1)
-    return rows, W.bias + jnp.sum(W.weight, axis=1) / 2
+    rows = V.weight.__array_namespace__().concat([V.weight, V.bias[:, None], W.weight.T], axis=1)
+    return rows, W.bias + W.weight.sum(axis=1) / 2
 
 
-def network(rows: Array, centred: Array) -> tuple[Layer, ...]:
+def network(rows: Any, centred: Any) -> tuple[Layer, ...]:
     """The network of these coordinates."""
     outputs = len(centred)
     v, b, w = rows[:, : -outputs - 1], rows[:, -outputs - 1], rows[:, -outputs:].T
-    return Layer(v, b), Layer(w, centred - jnp.sum(w, axis=1) / 2)
+    return Layer(v, b), Layer(w, centred - w.sum(axis=1) / 2)
 
 
 def canonical(params: Params) -> tuple[Layer, ...]:
@@ -48,10 +51,9 @@ def match(params: Params, other: Params) -> tuple[Layer, ...]:
     A unit costs its distance to the place it takes, with the better of the two signs (Ainsworth et al. 2023).
     """
     (rows, centred), (places, _) = coordinates(params), coordinates(other)
-    rows, places = np.asarray(rows), np.asarray(places)
     products = rows @ places.T  # ‖r − p‖² is least, with signs, where |r·p| is largest
     unit, place = linear_sum_assignment(-np.abs(products))
     signs = np.where(products[unit, place] < 0, -1, 1).astype(rows.dtype)
     matched = np.empty_like(rows)
     matched[place] = signs[:, None] * rows[unit]
-    return network(jnp.asarray(matched), centred)
+    return network(matched, centred)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from rich.progress import track
 
 import jaxnet
 from experiments._minima_census import NET
-from experiments.common import RESULTS, console
+from experiments.common import RESULTS, console, quickly_compiled
 from jaxnet import ensemble
 from jaxnet.data import Data
 from jaxnet.network import Layer, Params
@@ -75,33 +75,38 @@ def narrowed(params: Params, hidden: int) -> tuple[Layer, ...]:
     return Layer(V.weight[:, :hidden], V.bias[:, :hidden]), Layer(W.weight[:, :, :hidden], W.bias)
 
 
-def descend(
-    settings: Settings, params: Params, data: Data, *, dtype: DTypeLike = jnp.float32, times: int = 1, progress: bool
-) -> ensemble.EnsembleResult:
-    """Gradient descent for ``times`` × ``settings.epochs`` steps, recorded after every ``settings.epochs``."""
-    params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (params, data))
-    return ensemble.train(
-        jax.random.key(0),  # for the order of the examples, which batch gradient descent does not use
-        params,
-        data,
-        optimizer=_sgd(settings.learning_rate),
-        epochs=times * settings.epochs,
-        record_every=settings.epochs,
-        progress=progress,
-    )
+class Descent(NamedTuple):
+    """A start of gradient descent, its data, and for how long: ``times`` × ``Settings.epochs`` steps, in a dtype."""
+
+    params: Params
+    data: Data
+    dtype: DTypeLike = jnp.float32
+    times: int = 1
+
+
+def descend(settings: Settings, run: Descent) -> ensemble.EnsembleResult:
+    """Gradient descent, recorded after every ``settings.epochs`` steps."""
+    with jax.enable_x64(run.dtype == jnp.float64):
+        params, data = jax.tree.map(lambda leaf: jnp.asarray(leaf, run.dtype), (run.params, run.data))
+        return ensemble.train(
+            jax.random.key(0),  # for the order of the examples, which batch gradient descent does not use
+            params,
+            data,
+            optimizer=_sgd(settings.learning_rate),
+            epochs=run.times * settings.epochs,
+            record_every=settings.epochs,
+        )
 
 
 _sgd = cache(optax.sgd)
 """One object for each step size, so that runs of equal shapes share a compiled program."""
 
 
-def descend_each(
-    settings: Settings, runs: Sequence[tuple[Params, Data]], *, progress: bool
-) -> list[ensemble.EnsembleResult]:
-    """`descend` from each start on its data, two at a time: one is compiled while the other trains."""
+def descend_each(settings: Settings, runs: Sequence[Descent], *, progress: bool) -> list[ensemble.EnsembleResult]:
+    """`descend` each, two at a time: one is compiled while the other trains."""
     _sgd(settings.learning_rate)  # or both threads would make one
     with ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda run: descend(settings, *run, progress=False), runs)
+        results = pool.map(partial(descend, settings), runs)
         return list(track(results, "training", len(runs), console=console, disable=not progress))
 
 
@@ -109,10 +114,9 @@ def _norms(params: Params) -> np.ndarray:
     return np.sqrt(sum(np.sum(np.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(params)))
 
 
-def train_longer(settings: Settings, params: Params, data: Data, dtype: DTypeLike, progress: bool) -> Longer:
-    """What becomes of networks that train on."""
-    params, data = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (params, data))
-    result = descend(settings, params, data, dtype=dtype, times=settings.longer, progress=progress)
-    start = jax.jit(jax.vmap(lambda params: jaxnet.cost(params, *data, NET)))(params)
+def longer(run: Descent, result: ensemble.EnsembleResult) -> Longer:
+    """What became of networks that trained on."""
+    params, (x, y) = jax.tree.map(lambda leaf: np.asarray(leaf, run.dtype), (run.params, run.data))
+    start = quickly_compiled(jax.vmap(lambda params: jaxnet.cost(params, x, y, NET)))(params)
     costs = np.concatenate([np.asarray(start)[:, None], result.history["cost"]], axis=1)
     return Longer(costs, (_norms(params), _norms(jax.tree.map(np.asarray, result.params))))

@@ -19,13 +19,13 @@ import numpy as np
 from jax import Array
 
 import jaxnet
+from experiments import _minima_census as census
 from experiments import _minima_figures as figures
-from experiments._minima_census import KINDS, LEVELS, NET, SOLVED, end_points, kinds, on_level, stationary_points, types
+from experiments._minima_census import NET, SOLVED, end_points, on_level
 from experiments._minima_claims import Found, claims
 from experiments._minima_surface import cost_slice, paths
-from experiments._minima_training import Settings, descend, descend_each, narrowed, parity, train_longer
-from experiments.common import Result, console, initial, main, network_agreement, share
-from jaxnet import curvature
+from experiments._minima_training import Descent, Settings, descend_each, longer, narrowed, parity
+from experiments.common import Result, console, initial, main, network_agreement, quickly_compiled, share
 from jaxnet.data import Data
 from jaxnet.ensemble import EnsembleResult
 
@@ -50,12 +50,13 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         starts[narrow],
     )
     runs = [
-        *((start, data) for start in starts.values()),
-        *((narrowed(widest_for_parity, hidden), parity()) for hidden in settings.parity_hidden),
-        (rescaled, data),
+        *(Descent(start, data) for start in starts.values()),
+        *(Descent(narrowed(widest_for_parity, hidden), parity()) for hidden in settings.parity_hidden),
+        Descent(rescaled, data),
+        Descent(jax.tree.map(lambda leaf: leaf[: settings.looked_at], starts[narrow]), data, jnp.float64),
     ]
     results = descend_each(settings, runs, progress=progress)
-    for_xor, (*for_parity, by_scale) = results[: len(starts)], results[len(starts) :]
+    for_xor, (*for_parity, by_scale, in_float64) = results[: len(starts)], results[len(starts) :]
     networks, costs = {}, {}
     for hidden, result in zip(starts, for_xor, strict=True):
         networks[hidden], costs[hidden] = jax.tree.map(np.asarray, result.params), _last_costs(result)
@@ -65,14 +66,15 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     def some(hidden: int, chosen: np.ndarray, most: int = settings.looked_at) -> Any:
         return jax.tree.map(lambda leaf: leaf[np.flatnonzero(chosen)[:most]], networks[hidden])
 
+    stuck = [] if solved[narrow].all() else [some(narrow, ~solved[narrow])]
+    onwards = [Descent(one, data, dtype, settings.longer) for one in stuck for dtype in (jnp.float32, jnp.float64)]
+    trained_on = descend_each(settings, onwards, progress=progress)
     if progress:
         console.print("[dim]the census, and the cost surface ...")
     with jax.enable_x64(True):
         exact = Data(*(array.astype(jnp.float64) for array in data))
         ends = {hidden: end_points(some(hidden, ~of), exact) for hidden, of in solved.items() if not of.all()}
         zeros = jaxnet.init(key, (2, narrow, 1), scheme="zeros", dtype=jnp.float64)
-        start = jax.tree.map(lambda leaf: leaf[: settings.looked_at], starts[narrow])
-        in_float64 = _last_costs(descend(settings, start, exact, dtype=jnp.float64, progress=progress))
         found = Found(
             costs=costs,
             shares={
@@ -80,16 +82,14 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
                 "parity of 3 bits": {h: share(int(np.sum(of < SOLVED)), len(of)) for h, of in in_parity.items()},
             },
             ends=ends,
-            kinds={hidden: kinds(of, settings.learning_rate * settings.epochs) for hidden, of in ends.items()},
-            types=types(end_points(some(narrow, solved[narrow]), exact)),
-            stationary=stationary_points(key, settings.searches, narrow, exact),
-            at_zero=(float(jaxnet.cost(zeros, *exact, NET)), curvature.is_minimum(zeros, *exact, NET)),
+            kinds={hidden: census.kinds(of, settings.learning_rate * settings.epochs) for hidden, of in ends.items()},
+            types=census.types(end_points(some(narrow, solved[narrow]), exact)),
+            stationary=census.stationary_points(key, settings.searches, narrow, exact),
+            at_zero=quickly_compiled(census.at_point)(zeros, exact),
             longer={
-                dtype: train_longer(settings, some(narrow, ~solved[narrow]), exact, dtype, progress)
-                for dtype in ("float32", "float64")
-                if not solved[narrow].all()
+                jnp.dtype(one.dtype).name: longer(one, result) for one, result in zip(onwards, trained_on, strict=True)
             },
-            in_both=(solved[narrow][: settings.looked_at], in_float64 < SOLVED),
+            in_both=(solved[narrow][: settings.looked_at], _last_costs(in_float64) < SOLVED),
             paths={
                 hidden: paths(some(hidden, of, 2 * settings.pairs), exact)
                 for hidden, of in solved.items()
@@ -115,7 +115,7 @@ def _slices(key: Array, params: Any, costs: np.ndarray, data: Data) -> dict[str,
     """Slices about one network of each cost level that there is."""
     found = {}
     on = on_level(costs)
-    for index, (name, level) in enumerate(LEVELS.items()):
+    for index, (name, level) in enumerate(census.LEVELS.items()):
         if (on == index).any():
             member = int(np.flatnonzero(on == index)[0])
             network = jax.tree.map(lambda leaf, k=member: jnp.asarray(leaf[k], jnp.float64), params)
@@ -135,17 +135,17 @@ def _numbers(found: Found) -> dict[str, Any]:
         numbers[f"XOR, {hidden} hidden units: census"] = {
             name: {
                 "end points": int(np.sum(on == level)),
-                **{kind: int(np.sum((on == level) & (which == index))) for index, kind in enumerate(KINDS)},
+                **{kind: int(np.sum((on == level) & (which == index))) for index, kind in enumerate(census.KINDS)},
                 "gradient norm": _median(of.point.gradient_norm[on == level]),
                 "smallest eigenvalues": _median(of.point.eigenvalues[on == level]),
             }
-            for level, name in [*enumerate(LEVELS), (-1, "elsewhere")]
+            for level, name in [*enumerate(census.LEVELS), (-1, "elsewhere")]
             if (on == level).any()
         }
     numbers["kinds of solution"], numbers["kinds of solution modulo symmetries"] = found.types
     numbers["stationary points found"] = len(found.stationary.cost)
     numbers["stationary points, costs"] = sorted(set(np.round(found.stationary.cost, 4).tolist()))
-    numbers["all weights zero: cost"] = found.at_zero[0]
+    numbers["all weights zero: cost"] = float(found.at_zero[0])
     numbers["all weights zero: gradient norm"] = float(found.at_zero[1].gradient_norm)
     for dtype, of in found.longer.items():
         numbers[f"trained on in {dtype}: share not at the global minimum"] = np.mean(of.cost >= SOLVED, axis=0)
