@@ -511,6 +511,26 @@ def test_bad_arguments_of_init_and_forward():
         ensemble.forward(params, jnp.ones((4, 3)))
 
 
+def test_runs_of_similar_length_share_a_program():
+    traces = 0
+
+    def gradient(*args):
+        nonlocal traces
+        traces += 1
+        return jaxnet.backprop(*args)
+
+    params, x, y = ensemble_problem(dtype="float32")
+
+    def epochs_recorded(epochs):
+        result = ensemble.train(KEY, params, (x, y), optimizer=SGD, epochs=epochs, gradient=gradient)
+        return result.history["cost"].shape[1]
+
+    assert epochs_recorded(9) == 9
+    compiled = traces
+    assert [epochs_recorded(epochs) for epochs in (16, 12, 9)] == [16, 12, 9]
+    assert traces == compiled
+
+
 def test_train_cannot_be_compiled():
     params, x, y = ensemble_problem(dtype="float32")
     with pytest.raises(TypeError, match=r"ensemble\.train drives a compiled loop from Python"):

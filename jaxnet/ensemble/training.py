@@ -40,7 +40,16 @@ from jaxnet.ensemble._arguments import (
     first,
     not_finite_parts,
 )
-from jaxnet.ensemble._layouts import ONE_KERNEL, STACKED, Layout, Work, choose, cut_into_groups, kernel_pays
+from jaxnet.ensemble._layouts import (
+    ONE_KERNEL,
+    STACKED,
+    Layout,
+    Work,
+    choose,
+    cut_into_groups,
+    kernel_pays,
+    power_of_two,
+)
 from jaxnet.ensemble._loop import Given, Loop, Plan, begin, finish, replay, run, split
 from jaxnet.ensemble._one_kernel import checked_numbers
 from jaxnet.ensemble.members import check_kind, checked_members
@@ -281,7 +290,8 @@ def _train_groups(
 ) -> list[_Group]:
     """Train the members in groups of equal size, some at once, each in a thread of its own."""
     size, starts = cut_into_groups(plan.layout, members)
-    plan = replace(plan, capacity=max(1, min(solo.CAPACITY, -(-epochs // plan.every), 2**22 // size)))
+    records = power_of_two(max(1, -(-epochs // plan.every)))  # so that runs of similar length share a program
+    plan = replace(plan, capacity=max(1, min(solo.CAPACITY, records, 2**22 // size)))
     own, common = split(plan.own, given)
     wait = None if patience is None else np.int32(patience)
     stop, lock, shown = Event(), Lock(), [0]
