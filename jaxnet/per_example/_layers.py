@@ -74,17 +74,16 @@ _REGISTER = 16
 products of 32."""
 
 
-def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
-    """The products (δ²)ᵀ h² and Σ δ², summed over the examples, which are as ``products`` has them: a layer.
+def outer_of_squares(delta2: Array, h: Array, products: Products, done: Array) -> Array:
+    """The product (δ²)ᵀ h², summed over the examples, which are as ``products`` has them, after ``done``.
 
     A product needs h² in memory, which for a layer of fewer units than inputs is more than all else; so on a CPU it is
     squared in blocks of inputs, each about a quarter of the units, in whole registers. A GPU takes as long for each of
     them as for all. Measured by benchmarks/quantities.py.
     """
     units, inputs = delta2.shape[products.units], h.shape[products.inputs]
-    bias = products.total(delta2)
     if inputs <= max(_REGISTER, units) or jax.default_backend() != "cpu":
-        return Layer(products.outer(delta2, after(bias, h) ** 2), bias)
+        return products.outer(delta2, after(done, h) ** 2)
     blocks = math.ceil(inputs / (_REGISTER * math.ceil(units / (4 * _REGISTER))))
     size = _REGISTER * math.ceil(inputs / (blocks * _REGISTER))
 
@@ -94,5 +93,4 @@ def outer_of_squares(delta2: Array, h: Array, products: Products) -> Layer:
         return lax.dynamic_update_slice_in_dim(weight, products.outer(delta2, h2), start, axis=1)
 
     # The result's memory serves others until then.
-    nothing = after(bias, jnp.zeros((units, inputs), h.dtype))
-    return Layer(lax.fori_loop(0, blocks, block, nothing), bias)
+    return lax.fori_loop(0, blocks, block, after(done, jnp.zeros((units, inputs), h.dtype)))

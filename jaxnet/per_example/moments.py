@@ -10,10 +10,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, total_square
-from jaxnet._products import Layout, Products
+from jaxnet._products import Layout
 from jaxnet.backprop import Signals, add_penalty, in_structure_of
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import last_layer_first, mean_gradient, outer_of_squares, passes
+from jaxnet.per_example._layers import after, mean_gradient, outer_of_squares, passes
 from jaxnet.per_example.gradients import squared_norms
 
 __all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
@@ -35,7 +35,7 @@ def second_moment(
     Array([0.0625], dtype=float32)
     """
     found, shares, layout = passes(params, x, y, net, weights)
-    layers = _mean_of_squares(found, shares, layout)
+    layers = _mean_of_squares(found, shares, layout, shares)
     if net.penalised:
         l2 = jnp.asarray(net.l2, layers[0].weight.dtype)
         # The mean of (a + l2 W)² is that of a², and (mean a + l2 W)² less (mean a)².
@@ -147,15 +147,26 @@ def noise_scale(
     return noise / signal
 
 
-def _mean_of_squares(found: Signals, shares: Array, layout: Layout) -> list[Layer]:
+def _mean_of_squares(found: Signals, shares: Array, layout: Layout, done: Array) -> list[Layer]:
+    """Σᵢ sᵢ gᵢ² of each layer, (s ⊙ δ²)ᵀ h² and Σᵢ sᵢ δᵢ²: from back to front, each only after the one before.
+
+    They begin after ``done``. The first layer's δ are squared before the second layer's product is taken: they are
+    needed for nothing else, and what they came from, the second layer's h, is then free to be squared in place.
+    """
     scale = jnp.expand_dims(shares, layout.others.units)
-
-    def contraction(h: Array, delta: Array, products: Products) -> Layer:
-        return outer_of_squares(delta**2 * scale, h, products)
-
-    return last_layer_first(contraction, found, layout)
+    products = layout.layers(len(found.deltas))
+    squares: dict[int, Array] = {}
+    totals: dict[int, Array] = {}
+    weights: dict[int, Array] = {}
+    for l in reversed(range(len(products))):
+        for k in (1, 0) if l == 1 else (l,):
+            if k not in squares:
+                squares[k] = after(done, found.deltas[k]) ** 2 * scale
+                totals[k] = done = products[k].total(squares[k])
+        weights[l] = done = outer_of_squares(squares[l], found.activations[l], products[l], done)
+    return [Layer(weights[l], totals[l]) for l in range(len(products))]
 
 
 def _variance(found: Signals, shares: Array, layout: Layout, mean: list[Layer]) -> list[Layer]:
-    squares = _mean_of_squares(found, shares, layout)
+    squares = _mean_of_squares(found, shares, layout, mean[0].weight)
     return jax.tree.map(lambda square, g: jnp.maximum(square - g**2, 0), squares, mean)
