@@ -371,6 +371,19 @@ def test_nothing_of_size_examples_times_parameters_is_formed():
         assert (largest >= 8 * 60 * 50) == (name == "gradients"), name
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="squares are taken in blocks on a CPU only")
+@pytest.mark.parametrize(("sizes", "n"), [((784, 30, 10), 128), ((784, 100, 10), 256), ((784, 512, 512, 10), 128)])
+def test_moments_and_clipping_take_the_memory_of_one_and_a_half_gradients(sizes, n):
+    problem_of_these_sizes = jax.eval_shape(lambda: problem(sizes, n=n))
+
+    def temporary(quantity):
+        return jax.jit(quantity).lower(*problem_of_these_sizes).compile().memory_analysis().temp_size_in_bytes
+
+    gradient = temporary(jaxnet.backprop)
+    for name in ("clipped_gradient", "second_moment"):
+        assert temporary(lambda *args, name=name: QUANTITIES[name](*args, Network(), w=None)) <= 1.5 * gradient, name
+
+
 # Private training
 
 
