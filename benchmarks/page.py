@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from benchmarks import MODULES
+from experiments import records
 from experiments.claims import Verdict
 from experiments.gallery import STYLE, badge, duration, figures, marked, shown, values
 
@@ -19,8 +19,7 @@ FOLDER, PAGE = "benchmarks", "benchmarks.html"
 def write(folder: Path) -> Path:
     """Write the page of the results in a folder into it."""
     paths = (folder / FOLDER / f"{name}.json" for name in MODULES)
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    documents = [document for document in documents if "tables" in document]  # other files are of earlier versions
+    documents = records.documents(paths, "tables")
     sections = "\n".join(section(document, folder / FOLDER) for document in documents)
     path = folder / PAGE
     path.write_text(TEMPLATE.substitute(style=STYLE, summary=summary(documents), sections=sections), encoding="utf-8")

@@ -34,7 +34,7 @@ def main(settings: Settings) -> int:
         console.print(f"no experiment {', '.join(sorted(unknown))}: there are {', '.join(MODULES)}", soft_wrap=True)
         return 2
     try:
-        settings.output.mkdir(parents=True, exist_ok=True)
+        records.make_folder(settings.output)
     except OSError as error:
         console.print(f"[bold red]cannot write there:[/] {escape(str(error))}", soft_wrap=True)
         return 2

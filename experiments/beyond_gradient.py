@@ -36,16 +36,14 @@ import jaxnet
 from experiments._beyond_curvature import second_order, spectrum, tangent_kernel
 from experiments._beyond_examples import mislabelled, noise_scale, private
 from experiments._beyond_runs import LOGITS, NET, Part, Settings, splits, train
-from experiments.common import Claim, Result, console, gradient_agreement, main
+from experiments.common import Claim, Result, check_at_least, console, gradient_agreement, main
 from jaxnet import curvature, kernel, per_example
 from jaxnet.data import Data
 
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """All six parts; numbers and figures by the parts' names, and all claims."""
-    for name in ("hidden", "repeats", "epochs", "batch_size", "private_steps", "starts", "steps"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
+    check_at_least(settings, hidden=1, repeats=1, epochs=1, batch_size=1, private_steps=1, starts=1, steps=1)
     if not 0 < settings.flipped < 1:
         raise ValueError(f"flipped is {settings.flipped}, expected a number between 0 and 1")
     keys = jax.random.split(jax.random.key(settings.seed), 7)

@@ -39,7 +39,9 @@ def above(bound: float, low: float, high: float) -> Verdict:
 
 
 def every(*verdicts: Verdict) -> Verdict:
-    """The verdict of a claim that holds if all its parts do."""
+    """The verdict of a claim that holds if all its parts do; of none, nothing is known."""
+    if not verdicts:
+        return Verdict.OPEN
     return next((found for found in (Verdict.FAILS, Verdict.OPEN) if found in verdicts), Verdict.HOLDS)
 
 

@@ -21,9 +21,9 @@ from experiments.claims import Claim, Verdict, above, estimate, every, interval,
 from experiments.records import Result
 
 __all__ = [
-    "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "console", "estimate", "every",
-    "gradient_agreement", "initial", "interval", "main", "mnist", "network_agreement", "present", "quickly_compiled",
-    "share", "show_claims", "timed", "verdict",
+    "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "check_at_least", "console",
+    "estimate", "every", "gradient_agreement", "initial", "interval", "main", "mnist", "network_agreement", "present",
+    "quickly_compiled", "share", "show_claims", "timed", "verdict",
 ]  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -36,6 +36,13 @@ console = Console()
 
 class Missing(Exception):  # noqa: N818  it is no error of the experiment
     """Raised by ``run`` where what it needs, such as a data set, is not here: the experiment is skipped."""
+
+
+def check_at_least(settings: Any, **least: int) -> None:
+    """Raise ValueError for a setting below the least that makes sense."""
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least {bound}")
 
 
 def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options: Any) -> Callable[..., Any]:
@@ -111,7 +118,7 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     """
     console.rule(f"[bold]{name}")
     try:
-        settings.output.mkdir(parents=True, exist_ok=True)
+        records.make_folder(settings.output)
         result = timed(run, settings, progress=True)
     except Missing as missing:
         console.print(f"[bold]{name} is skipped:[/] {escape(str(missing))}", soft_wrap=True)

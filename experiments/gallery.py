@@ -7,6 +7,7 @@ of its SVG and its PNG.
 from __future__ import annotations
 
 import re
+import warnings
 from base64 import b64encode
 from collections import Counter
 from html import escape
@@ -150,6 +151,9 @@ def figures(document: dict[str, Any], folder: Path) -> str:
     """The figures of an experiment."""
     shown = []
     for figure in document["figures"]:
+        if not (folder / f"{figure['file']}.png").exists():
+            warnings.warn(f"{folder / figure['file']}.png is missing; run the experiment again", stacklevel=2)
+            continue
         (width, height), alt = figure["inches"], escape(figure["alt"])
         wide = width > WIDE
         scrolls = f' tabindex="0" role="group" aria-label="{alt}"' if wide else ""
@@ -164,7 +168,9 @@ def figures(document: dict[str, Any], folder: Path) -> str:
 def embedded(path: Path) -> str:
     """A figure as the address that is its content."""
     kinds = {"image/svg+xml": path.with_name(f"{path.name}.svg"), "image/png": path.with_name(f"{path.name}.png")}
-    kind, content = min(((kind, file.read_bytes()) for kind, file in kinds.items()), key=lambda item: len(item[1]))
+    kind, content = min(
+        ((kind, file.read_bytes()) for kind, file in kinds.items() if file.exists()), key=lambda item: len(item[1])
+    )
     return f"data:{kind};base64,{b64encode(content).decode()}"
 
 

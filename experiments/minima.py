@@ -25,16 +25,23 @@ from experiments._minima_census import NET, SOLVED, end_points, on_level
 from experiments._minima_claims import Found, claims
 from experiments._minima_surface import cost_slice, paths
 from experiments._minima_training import Descent, Settings, descend_each, longer, narrowed, parity
-from experiments.common import Result, console, initial, main, network_agreement, quickly_compiled, share
+from experiments.common import (
+    Result,
+    check_at_least,
+    console,
+    initial,
+    main,
+    network_agreement,
+    quickly_compiled,
+    share,
+)
 from jaxnet.data import Data
 from jaxnet.ensemble import EnsembleResult
 
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Train all networks, count where they end, and look at the cost surface there."""
-    for name in ("members", "parity_members", "epochs", "longer", "looked_at", "searches", "pairs"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
+    check_at_least(settings, members=1, parity_members=1, epochs=1, longer=1, looked_at=1, searches=1, pairs=1)
     key, data, narrow = jax.random.key(settings.seed), jaxnet.data.xor(), settings.hidden[0]
 
     def widest(inputs: int, hidden: tuple[int, ...], members: int) -> Any:
@@ -100,9 +107,11 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     plotted = {
         "levels": figures.levels(costs, scales, _last_costs(by_scale)),
         "census": figures.census(found, settings.epochs),
-        "surface": figures.surface(slices),
-        "paths": figures.between(found.paths),
     }
+    if slices:
+        plotted["surface"] = figures.surface(slices)
+    if found.paths:
+        plotted["paths"] = figures.between(found.paths)
     numbers = _numbers(found) | {"gradient_agreement": network_agreement(zeros, data, NET)}
     return Result(numbers, plotted, claims(found, settings))
 

@@ -199,6 +199,7 @@ def lessons(runs: list[Run], evaluated: int, trained: int) -> list[Claim]:
                 "Cost at the end: " + ", ".join(f"{cost:.3g} with η = {eta:g}" for eta, cost in ends.items()) + ".",
             )
         )
+        runs = sorted(runs, key=lambda run: run.eta)
         changes = [abs(run.twin["training_cost"] / run.curves["training_cost"][: twin_epochs(run)] - 1) for run in runs]
         claims.append(
             Claim(

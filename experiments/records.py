@@ -8,7 +8,9 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -55,14 +57,14 @@ def save(name: str, run: Callable[..., Result], settings: Any, result: Result) -
             for figure_name, figure in result.figures.items()
         ],
     }
-    written = [_write(name, run, settings, Outcome.DONE, found)]
+    written = []
     with mpl.rc_context({"svg.hashsalt": name}):  # the same file for the same figure
         for figure_name, figure in result.figures.items():
             for kind in ("png", "svg"):
                 written.append(settings.output / f"{name}_{figure_name}.{kind}")
                 figure.savefig(written[-1], metadata={"Date": None} if kind == "svg" else None)
                 figure.set_layout_engine("none")  # found once is enough: finding it takes as long as drawing
-    return written
+    return [_write(name, run, settings, Outcome.DONE, found), *written]  # last, because it names the figures
 
 
 def save_reason(name: str, run: Callable[..., Result], settings: Any, outcome: Outcome, reason: str) -> None:
@@ -72,9 +74,25 @@ def save_reason(name: str, run: Callable[..., Result], settings: Any, outcome: O
 
 def load(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """What was written of those experiments that there is something of."""
-    paths = (folder / f"{name}.json" for name in names)
-    documents = (json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists())
-    return [document for document in documents if "outcome" in document]  # other files are of earlier versions
+    return documents([folder / f"{name}.json" for name in names], "outcome")
+
+
+def documents(paths: Iterable[Path], key: str) -> list[dict[str, Any]]:
+    """What those files hold that exist; without ``key`` they are of earlier versions, and left out."""
+    found = []
+    for path in filter(Path.exists, paths):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            warnings.warn(f"{path} is damaged, and left out of the page; run it again", stacklevel=2)
+    return [document for document in found if key in document]
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder; OSError where nothing can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _write(name: str, run: Callable[..., Result], settings: Any, outcome: Outcome, found: dict[str, Any]) -> Path:
@@ -91,8 +109,9 @@ def _write(name: str, run: Callable[..., Result], settings: Any, outcome: Outcom
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     path = settings.output / f"{name}.json"
-    path.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
-    return path
+    part = path.with_name(f"{path.name}.part")  # so that an interrupted run leaves no half of a file
+    part.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
+    return part.replace(path)
 
 
 def command(name: str, settings: Any) -> str:
@@ -132,7 +151,7 @@ def text(value: Any) -> str | None:
     """A value of the file as a table shows it; None for what is too much for it."""
     match value:
         case {"mean": mean, "standard_error": error, "values": _}:
-            return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.1g}"
+            return text(mean) if error is None else f"{text(mean)} ± {error:.1g}"
         case {"share": portion, "low": low, "high": high, "trials": trials}:
             return f"{portion:.4g} ({low:.4g} to {high:.4g}, of {trials})"
         case list() if 0 < len(value) <= 12:

@@ -36,7 +36,18 @@ from experiments._saturation_runs import (
     train_grid,
 )
 from experiments.claims import mean_of
-from experiments.common import Claim, Result, Verdict, above, console, initial, main, network_agreement, verdict
+from experiments.common import (
+    Claim,
+    Result,
+    Verdict,
+    above,
+    check_at_least,
+    console,
+    initial,
+    main,
+    network_agreement,
+    verdict,
+)
 from jaxnet.data import Data
 
 PUBLISHED = ((0.066, 0.31), (0.012, 0.060, 0.28), (0.003, 0.017, 0.070, 0.29))
@@ -47,9 +58,7 @@ LEARNED = 0.8
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """The published norms, where MNIST is there, and the grid of scales, depths and losses."""
-    for name, least in {"depth": 2, "per_decade": 1, "repeats": 1, "published_starts": 2}.items():
-        if getattr(settings, name) < least:
-            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least {least}")
+    check_at_least(settings, depth=2, per_decade=1, repeats=1, published_starts=2, batch_size=1)
     split_key, grid_key, published_key = jax.random.split(jax.random.key(settings.seed), 3)
     training, test = split_digits(split_key, settings.batch_size)
     images = mnist_images()

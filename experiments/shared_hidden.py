@@ -32,7 +32,7 @@ from experiments._shared_runs import (
     split,
 )
 from experiments.claims import mean_of
-from experiments.common import Claim, Result, above, console, estimate, main, network_agreement, verdict
+from experiments.common import Claim, Result, above, check_at_least, console, estimate, main, network_agreement, verdict
 from jaxnet.data import Data
 
 WEIGHTS, EXAMPLES = "other initial weights", "other weights and examples"
@@ -42,9 +42,7 @@ NEEDED = 0.01
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Shared against separate layers, the ablation matrix, and the committees."""
-    for name in ("repeats", "epochs", "committee"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
+    check_at_least(settings, repeats=1, epochs=1, committee=2, batch_size=1)
     if not settings.units:
         raise ValueError("units is empty, expected at least one number of hidden units")
     if not 0 < settings.drawn < 1:

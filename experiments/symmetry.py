@@ -26,7 +26,20 @@ from jax.typing import ArrayLike, DTypeLike
 
 import jaxnet
 from experiments import _symmetry_figures as figures
-from experiments.common import RESULTS, Claim, Result, above, console, initial, main, network_agreement, share, verdict
+from experiments.common import (
+    RESULTS,
+    Claim,
+    Result,
+    above,
+    check_at_least,
+    console,
+    every,
+    initial,
+    main,
+    network_agreement,
+    share,
+    verdict,
+)
 from jaxnet import curvature, ensemble
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -35,6 +48,8 @@ from jaxnet.network import Layer, Params
 from jaxnet.steps import Gradient
 
 DIGITS = jaxnet.Network(output=softmax, loss=softmax_cross_entropy)
+WINDOW = 20
+"""Steps before an epoch, and behind it, from which the growth there is taken, where there are as many."""
 BROKEN = 0.1
 """The symmetry counts as broken once two units differ by more than this in some weight."""
 ONE_UNIT = 1 / 6
@@ -172,7 +187,7 @@ class Digits:
             metrics={"difference": difference},
         )
 
-    def growth(self, differences: np.ndarray, epoch: int, window: int = 20) -> tuple[float, float]:
+    def growth(self, differences: np.ndarray, epoch: int, window: int) -> tuple[float, float]:
         """The growth of the difference a step about an epoch, and |λ| of the most negative eigenvalue there."""
         before, after = differences[[epoch - window, epoch + window]]
         found = curvature.spectrum(
@@ -189,6 +204,7 @@ def broken_at(differences: np.ndarray) -> int | None:
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """XOR with units equal, in pairs and random, and how the symmetry breaks on digits."""
+    check_at_least(settings, members=1, epochs=1, digits_epochs=1)
     key = jax.random.key(settings.seed)
     with jax.enable_x64(True):
         found = {dtype: xor_networks(settings, key, dtype) for dtype in ("float32", "float64")}
@@ -205,8 +221,9 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         breaks = {name: broken_at(values) for name, values in differences.items()}
         smallest = f"perturbed by {min(settings.perturbations):g}"
         end = breaks[smallest] or settings.digits_epochs
-        epochs = [end * quarter // 4 for quarter in (1, 2, 3)]
-        growths = [runs[smallest].growth(differences[smallest], epoch) for epoch in epochs]
+        window = min(WINDOW, end // 4 - 1)  # as many steps before an epoch, and behind it, as there are
+        epochs = [end * quarter // 4 for quarter in (1, 2, 3)] if window > 0 else []
+        growths = [runs[smallest].growth(differences[smallest], epoch, window) for epoch in epochs]
 
     final = {dtype: {name: costs[:, -1] for name, (_, costs) in of.items()} for dtype, of in found.items()}
     widths = {
@@ -252,7 +269,7 @@ def claims(
     lowest, solved = numbers["xor: lowest cost, units all equal"], numbers["xor: solved, random"]
     smallest = min(settings.perturbations)
     soon, late = breaks["another order, float32"], breaks["another order, float64"]
-    rounding = None if late is None and soon is not None else soon is not None and late is not None and late > soon
+    rounding = None if late is None else soon is not None and late > soon
     ratios = [measured / predicted for measured, predicted in growths]
 
     def when(name: str) -> str:
@@ -293,7 +310,7 @@ def claims(
         ),
         Claim(
             "The difference grows as fast as the most negative curvature says, to within a quarter.",
-            verdict(all(0.75 < ratio < 1.25 for ratio in ratios)),
+            every(*(verdict(0.75 < ratio < 1.25) for ratio in ratios)),
             "Growth a step, measured / predicted: " + ", ".join(f"{a:.4f} / {b:.4f}" for a, b in growths) + ".",
         ),
     )

@@ -104,5 +104,5 @@ def check_functions(optimizer: Any, gradient: Any) -> None:
     """Raise unless they are an optax optimizer and a gradient function, as far as can be seen."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(f"optimizer is {describe(optimizer)}, expected an optax optimizer such as optax.sgd(0.5)")
-    if not callable(gradient):
+    if not callable(gradient) or type(gradient).__hash__ is None:
         raise TypeError(f"gradient is {describe(gradient)}, expected a function such as jaxnet.backprop")

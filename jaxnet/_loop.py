@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
+from jaxnet._validate import as_array
 from jaxnet.backprop import cost
 from jaxnet.network import Network
 from jaxnet.steps import Gradient, Metric, State, make_step, takes_key
@@ -113,7 +114,7 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
 
     def costed_step(state: State, batch: Batch) -> tuple[State, Array]:
         state, metrics = step(state, batch)
-        return state, metrics["cost"].astype(wide(metrics["cost"].dtype))
+        return state, jnp.asarray(metrics["cost"]).astype(wide(data[0].dtype))
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         batches = rows_of(data, rows)
@@ -149,9 +150,9 @@ def measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batc
     measured = {"": data} if validation is None else {"": data, "validation_": validation}
     for prefix, batch in measured.items():
         for name, metric in plan.metrics:
-            value = metric(params, *batch[:2], net)
-            if jnp.shape(value) != ():
-                raise ValueError(f"metrics[{name!r}] returns the shape {jnp.shape(value)}, expected a scalar")
+            value = as_array(f"what metrics[{name!r}] returns", metric(params, *batch[:2], net))
+            if value.shape != ():
+                raise ValueError(f"metrics[{name!r}] returns the shape {value.shape}, expected a scalar")
             values[prefix + name] = value
     return values
 

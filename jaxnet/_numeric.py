@@ -15,6 +15,13 @@ def wide(dtype: DTypeLike) -> DTypeLike:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+def portions(weights: Array, axis: int | None = None) -> Array:
+    """wᵢ / Σ w over all, or along an axis, kept; 0 where the sum is 0. It is at least float32's."""
+    weighed = weights.astype(wide(weights.dtype))
+    total = jnp.sum(weighed, axis=axis, keepdims=axis is not None)
+    return (weighed / jnp.where(total == 0, 1, total)).astype(weights.dtype)
+
+
 def square(v: Array, axis: int = -1) -> Array:
     """‖v‖² over an axis, at least in float32."""
     return jnp.sum(v.astype(wide(v.dtype)) ** 2, axis=axis)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 import jax
@@ -141,6 +142,10 @@ def _over_last_axis(f: Callable[..., Array]) -> Callable[..., Array]:
     return jax.vmap(f, in_axes=-1, out_axes=-1)
 
 
+_ONE_AT_A_TIME = Lock()
+"""Two threads that ask for one activation at once would each get another."""
+
+
 @lru_cache
 def _activation_in_columns(s: Activation) -> Activation:
     if s == identity:  # which any loss of logits may follow
@@ -151,10 +156,11 @@ def _activation_in_columns(s: Activation) -> Activation:
 @lru_cache
 def in_columns(hidden: Activation, output: Activation, loss: Loss) -> Network:
     """A network's functions for examples in the last axis; where there are two more, the functions see both."""
-    loss = replace(
-        loss,
-        value=_over_last_axis(loss.value),
-        derivative=_over_last_axis(loss.derivative),
-        link=loss.link and _activation_in_columns(loss.link),
-    )
-    return Network(_activation_in_columns(hidden), _activation_in_columns(output), loss)
+    with _ONE_AT_A_TIME:
+        loss = replace(
+            loss,
+            value=_over_last_axis(loss.value),
+            derivative=_over_last_axis(loss.derivative),
+            link=loss.link and _activation_in_columns(loss.link),
+        )
+        return Network(_activation_in_columns(hidden), _activation_in_columns(output), loss)

@@ -76,6 +76,8 @@ def checked_scalar(
 def as_array(name: str, value: Any) -> Array:
     """The value as an array, if it is one of numbers."""
     try:
+        if isinstance(value, np.ndarray):  # JAX takes the bytes of this machine only
+            value = value.astype(value.dtype.newbyteorder("="), copy=False)
         if not isinstance(value, (str, bytes)):
             return jnp.asarray(value)
     except (TypeError, ValueError):

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import portions
 from jaxnet._products import COLUMNS, ROWS, Layout, as_columns, in_columns
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
@@ -173,8 +174,9 @@ def cost(
     net
         Activations, loss and l2.
     weights
-        One weight wᵢ ≥ 0 for each example, (n,); 1 if None. Only their ratios matter: doubling one is the same as
-        repeating its example. Where all are zero, so that no example counts, the mean is taken as 0.
+        One weight wᵢ ≥ 0 for each example, (n,); 1 if None. Only their ratios matter, as long as their sum is finite
+        (in float32, for half precision): doubling one is the same as repeating its example. Where all are zero, so
+        that no example counts, the mean is taken as 0.
 
     Raises
     ------
@@ -201,8 +203,7 @@ def shares_of(x: Array, weights: Array | None) -> Array | float:
     """The share of each example in the mean: wᵢ / Σ w, or 1/n; 0 where Σ w is 0."""
     if weights is None:
         return 1 / math.prod(x.shape[:-1])
-    total = jnp.sum(weights)
-    return weights / jnp.where(total == 0, 1, total)
+    return portions(weights)
 
 
 def cost_of(params: Params, losses: Array, shares: Array | float, net: Network) -> Array:
@@ -309,7 +310,14 @@ def _outputs_backward(hidden: Activation, output: Activation, saved: Any, output
     params, activations = saved
     last_delta = output.times_derivative(activations[-1], outputs_bar)
     deltas = backward_pass(params, activations, last_delta, hidden)
-    return in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
+    cotangents = in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
+    return jax.tree.map(_summed_like, cotangents, (params, activations[0]))
+
+
+def _summed_like(cotangent: Array, array: Array) -> Array:
+    """In ``jax.shard_map``: summed over the mesh axes along which devices hold parts, but ``array`` whole."""
+    parts = jax.typeof(cotangent).manual_axis_type.varying - jax.typeof(array).manual_axis_type.varying
+    return lax.psum(cotangent, tuple(parts)) if parts else cotangent
 
 
 _outputs.defvjp(_outputs_forward, _outputs_backward)

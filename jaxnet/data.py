@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import zlib
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -326,8 +327,11 @@ def standardize(x: ArrayLike, like: ArrayLike | None = None) -> Array:
     like = x if like is None else _finite_table("like", like)
     if x.shape[1] != like.shape[1]:
         raise ValueError(f"x has {x.shape[1]} features, but like has {like.shape[1]}")
+    # Sums and squares are taken of numbers up to 1, so that neither large nor small features leave the range of the
+    # dtype; the first unit is a power of two, which changes no digit.
+    exponent = -jnp.frexp(jnp.max(jnp.abs(like), axis=0, keepdims=True))[1]
+    x, like = jnp.ldexp(x, exponent), jnp.ldexp(like, exponent)
     mean = jnp.mean(like, axis=0, keepdims=True)
-    # Squares are taken of numbers up to 1, so that neither large nor small features leave the range of the dtype.
     widest = jnp.max(jnp.abs(like - mean), axis=0, keepdims=True)
     constant = jnp.ptp(like, axis=0, keepdims=True) == 0
     unit = jnp.where(constant, 1, widest)
@@ -363,7 +367,7 @@ def split(key: Array, data: Data, fraction: float) -> tuple[Data, Data]:
     x, y = data
     if len(x) != len(y):
         raise ValueError(f"data has {len(x)} inputs, but {len(y)} targets")
-    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+    if not isinstance(fraction, Real) or not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction!r}, expected a number between 0 and 1")
     first = round(fraction * len(x))
     if not 0 < first < len(x):

@@ -68,7 +68,7 @@ def empirical_ntk(
     check_network(net)
     x1 = _checked_matrix("x1", params, x1)
     contractions = {"full": partial(_full, elementwise=net.output.elementwise), "diagonal": _diagonal, "trace": _trace}
-    if outputs not in contractions:
+    if not isinstance(outputs, str) or outputs not in contractions:
         raise ValueError(f"outputs is {outputs!r}, expected one of {', '.join(sorted(contractions))}")
     x2 = x1 if x2 is None else _checked_matrix("x2", params, x2)
     right = _derivatives(params, x2, net)

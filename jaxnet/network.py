@@ -94,7 +94,7 @@ def check_network(net: Any) -> None:
     if not isinstance(net, Network):
         raise TypeError(f"net is {describe(net)}, expected a jaxnet.Network")
     if type(net.l2) not in (int, float):  # those are checked when a network is made
-        checked_scalar("net.l2", net.l2, jnp.float32)
+        checked_scalar("net.l2", net.l2, jnp.float32, least=0)
 
 
 def _symmetric_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:

@@ -12,6 +12,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import wide
 from jaxnet._validate import check_batch, checked_scalar
 from jaxnet.activations import identity
 from jaxnet.backprop import backprop, forward
@@ -161,4 +162,4 @@ def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(
         if net.output == identity and net.loss.link is not None:
             outputs = net.loss.link(outputs)
         right = (outputs > 0.5) == (y > 0.5)
-    return jnp.mean(right, dtype=outputs.dtype)
+    return jnp.mean(right, dtype=wide(outputs.dtype)).astype(outputs.dtype)

@@ -134,7 +134,7 @@ def train(
     >>> bool(result.history["cost"][-1] < 0.01)
     True
     """
-    check_concrete("train", params, data, validation, net)
+    check_concrete("train", key, params, data, validation, net)
     check_key(key)
     check_network(net)
     data = checked_data("data", params, data)
@@ -159,6 +159,7 @@ def train(
             start, end = done, min(epochs, done + min(stride, CAPACITY))
             began = time.perf_counter()
             loop, history = run(plan, loop, key, data, validation, l2, patience, end)
+            check_concrete("train", loop)  # within jit all is traced, and a traced step size hides in the optimizer
             epoch, finite, history = fetched((loop.epoch, loop.finite, history))
             done = int(epoch)
             histories.append({name: values[: done - start] for name, values in history.items()})

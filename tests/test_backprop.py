@@ -420,3 +420,23 @@ def test_class_labels_instead_of_targets():
     params = jaxnet.init(jax.random.key(0), (2, 3))
     with pytest.raises(ValueError, match=r"y has shape \(4,\), expected \(4, 3\).*see jaxnet.data.one_hot"):
         jaxnet.cost(params, jnp.ones((4, 2)), jnp.ones(4))
+
+
+def test_half_precision_weights_may_have_a_large_sum():
+    params, x, y = problem((3, 2), dtype="float16")
+    expected = jaxnet.backprop(params, x, y)
+    heavy = jaxnet.backprop(params, x, y, weights=jnp.full(len(x), 30_000.0, jnp.float16))
+    assert_close(heavy, expected, 5e-3)
+
+
+@pytest.mark.parametrize("l2", [np.float32(-1), jnp.float32(jnp.nan)])
+def test_a_penalty_that_is_an_array_is_checked(l2):
+    params, x, y = problem((3, 2))
+    with pytest.raises(ValueError, match=r"net\.l2 is .*, expected a number >= 0"):
+        jaxnet.cost(params, x, y, Network(l2=l2))
+
+
+def test_bytes_in_another_order():
+    params, x, y = problem((3, 2))
+    swapped = np.asarray(x).astype(np.asarray(x).dtype.newbyteorder())
+    assert jaxnet.cost(params, swapped, y) == jaxnet.cost(params, x, y)

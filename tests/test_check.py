@@ -586,3 +586,17 @@ def test_every_planted_error_in_random_functions_is_found(seed):
     report = check_gradient(f, lambda *args: jax.tree.map(lambda g: g * factor, gradient(*args)), args)
     assert "automatic" in report.disagreeing
     assert report.diagnosis.startswith("the gradient under test is wrong")
+
+
+def test_a_position_named_twice():
+    with pytest.raises(ValueError, match=r"argnums is \(0, 0\), which names a position twice"):
+        check_gradient(lambda a: jnp.sum(a), lambda a: (a, a), (jnp.ones(2),), argnums=(0, 0))
+
+
+def test_real_powers_of_negative_numbers_leave_the_real_numbers(dtype):
+    def f(w):
+        return jnp.sum(w ** jnp.array([2.0, 3.0], dtype))
+
+    report = check_gradient(f, jax.grad(f), (jnp.array([-1.0, -2.0], dtype),))
+    assert report
+    assert report["complex step"].note.startswith("f leaves the real numbers")

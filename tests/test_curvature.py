@@ -445,3 +445,13 @@ def test_other_arguments_are_checked():
         curvature.trace_estimate(params, x, y, key=jax.random.key(0), probes=1.5)
     with pytest.raises(TypeError, match="net is a str"):
         curvature.ggn_diagonal(params, x, y, "net")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_eigenvalues_of_half_precision(dtype):
+    params, x, y = problem((3, 2), dtype=dtype)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, y))
+    point, expected = curvature.is_minimum(params, x, y), curvature.is_minimum(*exact)
+    np.testing.assert_allclose(point.eigenvalues[-1], expected.eigenvalues[-1], rtol=5e-2)
+    found, wanted = (curvature.spectrum(*given, key=jax.random.key(1)) for given in ((params, x, y), exact))
+    np.testing.assert_allclose(found.largest, wanted.largest, rtol=5e-2)

@@ -294,3 +294,10 @@ def test_published_checksums_are_those_of_the_real_files(mnist_folder):
         if (folder / file).exists() and pooch.file_hash(folder / file) == sha256
     ]
     assert len(matching) >= 3  # the fourth may have been packed again: its pixels are checked above
+
+
+def test_standardizing_large_numbers():
+    large = np.array([[3e38], [3e38], [1e38]], np.float32)
+    expected = (large.astype(float) - large.mean(dtype=float)) / large.std(dtype=float)
+    np.testing.assert_allclose(data.standardize(large), expected, rtol=1e-6)
+    np.testing.assert_allclose(data.standardize([[3e38], [-3e38]]), [[1], [-1]])

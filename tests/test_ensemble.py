@@ -511,6 +511,22 @@ def test_bad_arguments_of_init_and_forward():
         ensemble.forward(params, jnp.ones((4, 3)))
 
 
+def test_metrics_may_count():
+    params, x, y = ensemble_problem(dtype="float32")
+
+    def right(params, x, y, net):
+        return jnp.sum((jaxnet.forward(params, x, net) > 0.5) == (y > 0.5))
+
+    metrics = {"right": right, "all": lambda *args: right(*args) == y.size, "one": lambda *_: 1}
+    options = {"optimizer": SGD, "epochs": 3, "metrics": metrics}
+    alone = jaxnet.train(KEY, member(params, 1), (x, y), **options).history
+    for more in ({}, {"validation": (x, y), "patience": 2}):
+        found = ensemble.train(KEY, params, (x, y), **options, **more).history
+        for name in metrics:
+            assert found[name].dtype == jnp.float32
+            np.testing.assert_array_equal(found[name][1], alone[name])
+
+
 def test_runs_of_similar_length_share_a_program():
     traces = 0
 

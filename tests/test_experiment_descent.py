@@ -66,3 +66,11 @@ def test_epochs_to_a_target():
 def test_bad_settings(name):
     with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
         descent.run(descent.Settings(**{name: 0}))
+
+
+def test_who_never_arrives_is_no_evidence():
+    settings = descent.Settings(epochs=3, batch_epochs=5, target=0.0)
+    lengths = dict(zip(descent.METHODS, (5, 3, 3), strict=True))
+    chosen = {name: runs.Tuned(0.1, np.ones((2, length)), None) for name, length in lengths.items()}
+    claims = descent.three_ways(chosen, dict.fromkeys(descent.METHODS, np.ones(3)), settings)
+    assert [claim.verdict for claim in claims] == ["not enough evidence"] * 2

@@ -1,6 +1,7 @@
 """Where gradient descent ends on XOR: the census, the symmetries it counts modulo, and the cost surface."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,16 @@ def test_where_networks_end():
     assert verdicts["What looks like a local minimum lies at infinity"] != Verdict.FAILS
     freed = "Most networks with 2 hidden units that look stuck get free in 2 times the steps."
     assert verdicts[freed] == Verdict.FAILS
+
+
+@pytest.mark.slow
+def test_nothing_on_a_level_and_no_two_solutions():
+    settings = replace(SMALL, members=4, scale=0.01, hidden=(2, 3), parity_members=2, epochs=1, longer=1, looked_at=4)
+    numbers, figures, claims = minima.run(replace(settings, searches=2, pairs=1))
+    assert numbers["kinds of solution"] == 0
+    assert "paths" not in figures
+    verdicts = {claim.text.split(" ")[0]: claim.verdict for claim in claims}
+    assert verdicts["Float64"] == verdicts["Most"] == Verdict.OPEN
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -75,3 +75,14 @@ def test_when_the_symmetry_breaks():
 def test_an_odd_number_of_units_has_no_pairs():
     with pytest.raises(ValueError, match="hidden is 3, expected an even number"):
         symmetry.run(symmetry.Settings(hidden=3))
+
+
+@pytest.mark.promotes
+def test_a_symmetry_that_breaks_at_once_has_no_growth_to_measure():
+    settings = symmetry.Settings(
+        members=2, epochs=5, digits_epochs=8, examples=8, digits_hidden=2, hidden=2, perturbations=(0.5,)
+    )
+    numbers, _, claims = symmetry.run(settings)
+    assert numbers["digits: growth a step, measured and predicted"] == {}
+    verdicts = {claim.text.split(" ")[0]: claim.verdict for claim in claims}
+    assert verdicts["The"] == verdicts["Where"] == Verdict.OPEN

@@ -19,7 +19,20 @@ import tyro
 from matplotlib.figure import Figure
 
 import jaxnet
-from experiments import MODULES, _beyond_claims, _beyond_examples, beyond_gradient, chain_rule, digits, records, xor
+from experiments import (
+    MODULES,
+    _beyond_claims,
+    _beyond_examples,
+    beyond_gradient,
+    chain_rule,
+    descent,
+    digits,
+    records,
+    saturation,
+    shared_hidden,
+    symmetry,
+    xor,
+)  # fmt: skip
 from experiments import __main__ as everything
 from experiments.common import Missing, Result, Verdict, above, every, initial, interval, main, present
 
@@ -268,6 +281,10 @@ def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
         (beyond_gradient, {"repeats": 0}, "repeats is 0, expected at least 1"),
         (beyond_gradient, {"flipped": 1.0}, "flipped is 1.0, expected a number between 0 and 1"),
         (beyond_gradient, {"epochs": 0}, "epochs is 0, expected at least 1"),
+        (saturation, {"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        (descent, {"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        (shared_hidden, {"committee": 1}, "committee is 1, expected at least 2"),
+        (symmetry, {"digits_epochs": 0}, "digits_epochs is 0, expected at least 1"),
         (beyond_gradient, {"batch_size": 5000}, "batch_size is 5000, expected at most the 1438 training examples"),
     ],
 )
@@ -280,6 +297,35 @@ def test_a_folder_that_cannot_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert present("xor", xor.run, xor.Settings(output=tmp_path / "file")) == 2
     assert "File exists" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nothing can be written into")
+def test_a_folder_that_cannot_be_written_into_is_noticed_at_once(capsys):
+    def run(settings, *, progress):
+        raise AssertionError("this may take long")
+
+    assert present("xor", run, xor.Settings(output=Path("/proc/self"))) == 2
+    assert everything.main(everything.Settings(("xor",), output=Path("/proc/self"))) == 2
+    assert capsys.readouterr().out.count("/proc/self") == 2
+
+
+def test_an_interrupted_run_leaves_the_last_result(tmp_path, monkeypatch):
+    settings = xor.Settings(epochs=2, classifiers=10, output=tmp_path)
+    result = xor.run(settings)
+    records.save("xor", xor.run, settings, result)
+    before = (tmp_path / "xor.json").read_text()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(next(iter(result.figures.values()))), "savefig", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        records.save("xor", xor.run, settings, result)
+    assert (tmp_path / "xor.json").read_text() == before
+
+
+def test_a_mean_that_is_not_finite():
+    assert records.rows({"a": {"mean": math.inf, "standard_error": 1.0, "values": []}}) == [("a", "– ± 1")]
 
 
 @pytest.mark.promotes
@@ -383,6 +429,6 @@ def test_verdicts():
     ]  # fmt: skip
     assert every(Verdict.HOLDS, Verdict.OPEN) == "not enough evidence"
     assert every(Verdict.OPEN, Verdict.FAILS, Verdict.HOLDS) == "does not hold"
-    assert every() == "holds"
+    assert every() == "not enough evidence"
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)))
     assert interval([1.0]) == (-math.inf, math.inf)

@@ -118,6 +118,17 @@ def test_the_page_is_a_function_of_the_folder(folder, tmp_path):
     assert gallery.write(again).read_bytes() == (folder / "index.html").read_bytes()
 
 
+def test_what_is_damaged_or_missing_is_left_out(folder, tmp_path):
+    again = shutil.copytree(folder, tmp_path / "again")
+    first, *_ = sorted(again.glob("*.png"))
+    first.unlink()
+    with pytest.warns(UserWarning, match=rf"{first.name} is missing; run the experiment again"):
+        Reader(gallery.page(again))
+    (again / "xor.json").write_text((again / "xor.json").read_text()[:100])
+    with pytest.warns(UserWarning, match=r"xor\.json is damaged, and left out of the page; run it again"):
+        Reader(gallery.page(again))
+
+
 def test_nothing_to_show(tmp_path):
     empty = gallery.page(tmp_path)
     Reader(empty)

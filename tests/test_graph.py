@@ -511,3 +511,13 @@ def test_compiled_once():
     gradient(jnp.zeros(3))
     assert len(traces) == 1
     assert P.sin_p in RULES
+
+
+def test_a_value_that_is_returned_twice():
+    def f(a):
+        p = a * a
+        return p, p
+
+    graph = jaxnet.graph.trace(f, cotangent=(1.0, 2.0))(3.0)
+    assert graph.paths("a").sum == graph.gradients[0] == 18
+    assert jaxnet.graph.trace(lambda a: (a, a), cotangent=(1.0, 2.0))(2.0).paths(0).sum == 3

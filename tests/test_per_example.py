@@ -384,6 +384,37 @@ def test_moments_and_clipping_take_the_memory_of_one_and_a_half_gradients(sizes,
         assert temporary(lambda *args, name=name: QUANTITIES[name](*args, Network(), w=None)) <= 1.5 * gradient, name
 
 
+def test_clipping_is_differentiable_where_an_example_has_no_gradient(x64):
+    params, x, y = problem((3, 4, 2), NET, dtype="float64")
+    net = Network(activations.tanh, activations.identity)
+    y = y.at[0].set(jaxnet.forward(params, x, net)[0])
+
+    def size(gradient):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+
+    def by_hand(params, bound):
+        return size(per_example.clipped_gradient(params, x, y, net, bound=bound)[1])
+
+    def defined(params, bound):
+        # The first example is not clipped, and its norm has no derivative.
+        fitted, *others = Referee(params, x, y, net).rows
+        return size((fitted + sum(row * jnp.minimum(1, bound / jnp.linalg.norm(row)) for row in others)) / len(x))
+
+    for bound, finite in ((0.5, 0.5), (jnp.inf, 1e6)):
+        assert_close(jax.grad(by_hand)(params, bound), jax.grad(defined)(params, finite), 1e-10)
+    assert_close(jax.grad(by_hand, 1)(params, 0.5), jax.grad(defined, 1)(params, 0.5), 1e-10)
+
+
+def test_no_bound_and_no_noise_is_the_gradient():
+    params, x, y = problem((3, 4, 2), NET)
+    _, grads = per_example.private_gradient(params, x, y, NET, key=KEY, bound=jnp.inf, noise_multiplier=0)
+    assert_close(grads, jaxnet.backprop(params, x, y, NET)[1], 1e-5)
+    with pytest.raises(ValueError, match="bound is infinite, and noise_multiplier 1.0: noise in proportion"):
+        per_example.private_gradient(params, x, y, NET, key=KEY, bound=jnp.inf, noise_multiplier=1)
+    with pytest.raises(ValueError, match="noise_multiplier is inf, expected a finite number"):
+        per_example.private_gradient(params, x, y, NET, key=KEY, bound=1, noise_multiplier=jnp.inf)
+
+
 # Private training
 
 

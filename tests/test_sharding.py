@@ -41,6 +41,19 @@ def members_trained(params, x, y, net):
     return found.params, found.history
 
 
+def gradient_in_shard_map(params, x, y, net):
+    """The sum over devices of what each finds for its examples, with the parameters on all of them."""
+
+    def gradient(params, x):
+        return jax.grad(lambda params: jnp.sum(jaxnet.forward_with_backprop(params, x, net) ** 2))(params)
+
+    if len(x.devices()) == 1:
+        return gradient(params, x)
+    specs = PartitionSpec(), PartitionSpec("examples")
+    mapped = jax.shard_map(gradient, mesh=x.sharding.mesh, in_specs=specs, out_specs=specs[0])
+    return jax.jit(mapped)(params, x)
+
+
 # Functions of (params, x, y, net), under jit.
 QUANTITIES = {
     "forward": lambda p, x, y, net: jaxnet.forward(p, x, net),
@@ -83,12 +96,13 @@ QUANTITIES = {
     "kernel.ntk_vp": lambda p, x, y, net: kernel.ntk_vp(p, x, y, None, net),
 }
 # These compile by themselves.
-TRAINING = {
+BY_THEMSELVES = {
+    "forward_with_backprop, in shard_map": gradient_in_shard_map,
     "train, batch": trained,
     "train, mini-batches": partial(trained, batch_size=3),
     "ensemble.train": members_trained,
 }
-NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *TRAINING]
+NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *BY_THEMSELVES]
 
 PER_EXAMPLE = {
     "forward", "signals", "signals, wide", "input_gradient", "per_example.gradients", "per_example.norms",
@@ -101,8 +115,8 @@ GATHERED = {"kernel.empirical_ntk, diagonal", "kernel.empirical_ntk, blocks"}
 
 def program(name):
     """What computes a quantity, and the sizes of the network that it is computed of."""
-    if name in TRAINING:
-        return TRAINING[name], SIZES
+    if name in BY_THEMSELVES:
+        return BY_THEMSELVES[name], SIZES
     plain = name.removesuffix(", wide")
     return jax.jit(QUANTITIES[plain]), SIZES if plain == name else WIDE
 

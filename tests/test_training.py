@@ -455,6 +455,41 @@ def test_train_cannot_be_compiled():
         jax.jit(lambda x: jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=1).params)(x)
 
 
+@pytest.mark.parametrize(
+    "traced",
+    [
+        lambda run: jax.jit(lambda: run(KEY, SGD))(),
+        lambda run: jax.vmap(lambda key: run(key, SGD))(jax.random.split(KEY, 2)),
+        lambda run: jax.vmap(lambda rate: run(KEY, optax.sgd(rate)))(jnp.ones(2)),
+    ],
+    ids=["nothing is given", "key", "step size"],
+)
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+def test_train_cannot_be_traced_whatever_is(traced):
+    params, x, y = problem((3, 2))
+    with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
+        traced(lambda key, optimizer: jaxnet.train(key, params, (x, y), optimizer=optimizer, epochs=1).params)
+
+
+def test_a_gradient_function_may_return_a_python_number():
+    params, x, y = problem((3, 2))
+    result = jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=2, gradient=lambda params, x, y, net: (1, params))
+    assert result.history["cost"].tolist() == [1.0, 1.0]
+    assert result.history["cost"].dtype == jnp.float32
+
+
+def test_a_metric_that_returns_nothing_is_named():
+    params, x, y = problem((3, 2))
+    with pytest.raises(TypeError, match=r"what metrics\['none'\] returns is a NoneType"):
+        jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=1, metrics={"none": lambda *_: None})
+
+
+def test_accuracy_in_half_precision_counts_its_examples():
+    x = jnp.ones((70_000, 2), jnp.float16)
+    params = jaxnet.init(KEY, (2, 1), scheme="constant", dtype=jnp.float16)
+    assert jaxnet.accuracy(params, x, x[:, :1]) == 1
+
+
 def test_patience_may_be_longer_than_any_training():
     x, y = jaxnet.data.xor()
     params = jaxnet.init(KEY, (2, 3, 1))

@@ -84,6 +84,8 @@ def checked_args(args: Any, argnums: Any) -> tuple[Any, ...]:
     positions = positions_of(argnums)
     if not isinstance(positions, tuple) or not all(isinstance(i, int) and 0 <= i < len(args) for i in positions):
         raise ValueError(f"argnums is {argnums!r}, expected positions in args, from 0 to {len(args) - 1}")
+    if len(set(positions)) < len(positions):
+        raise ValueError(f"argnums is {argnums!r}, which names a position twice")
     args = tuple(
         jax.tree_util.tree_map_with_path(_floats(f"args[{i}]"), arg) if i in positions else arg
         for i, arg in enumerate(args)

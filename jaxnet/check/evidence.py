@@ -246,13 +246,19 @@ class Case:
         double = self.f.dtype == jnp.float64
         dtype, h = (jnp.complex128, 1e-30) if double else (jnp.complex64, 1e-10)
         steps = (h * scales(self.x, self.largest(self.x)))[self.chosen]
-        zeros = np.zeros(len(steps))
-        probes = Probes(zeros.astype(int), zeros, self.chosen, self.x[self.chosen] + 1j * steps)
+        entries = np.append(self.chosen, self.chosen[:1])  # the last without a step
+        zeros = np.zeros(len(entries))
+        probes = Probes(zeros.astype(int), zeros, entries, self.x[entries] + 1j * np.append(steps, 0))
         with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"):
             warnings.simplefilter("ignore")
             try:
                 shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in self.f.arrays)
                 reason = not_holomorphic(self.f.program, self.x.size, shapes, dtype)
-                return reason or np.imag(self.f.values(np.zeros((1, self.x.size)), probes, dtype)) / steps
+                if reason:
+                    return reason
+                *found, at_x = np.imag(self.f.values(np.zeros((1, self.x.size)), probes, dtype))
+                if np.isfinite(at_x) and at_x != 0:
+                    return "f leaves the real numbers, as a real power of a negative number does in complex arithmetic"
+                return np.array(found) / steps
             except Exception as error:  # whatever f does that is not defined for complex numbers
                 return f"f does not run on complex numbers: {first_line(error)}"

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import wide
 from jaxnet.backprop import backprop
 from jaxnet.curvature.products import Operator, hessian_operator
 from jaxnet.network import Network, Params
@@ -91,6 +92,8 @@ def is_minimum(
     """
     matrix = hessian(params, x, y, net, weights)
     gradient, theta = ravel_pytree(backprop(params, x, y, net, weights)[1])[0], ravel_pytree(params)[0]
+    # Half precision has no eigenvalues.
+    matrix, gradient, theta = (array.astype(wide(array.dtype)) for array in (matrix, gradient, theta))
     values, vectors = jnp.linalg.eigh(matrix)
     eps = jnp.finfo(values.dtype).eps
     tolerance = len(values) * eps * jnp.max(jnp.abs(values))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxnet._numeric import wide
 from jaxnet._validate import check_key, checked_count, checked_scalar
 from jaxnet.curvature.dense import Product, on_vectors
 from jaxnet.curvature.products import hessian_operator
@@ -140,7 +141,9 @@ def spectrum(
     steps, probes = checked_count("steps", steps, least=1), checked_count("probes", probes, least=1)
     product, theta = on_vectors(hessian_operator(params, x, y, net, weights), params)
     lanczos = partial(_lanczos, product, theta.size, min(steps, theta.size), theta.dtype)
-    diagonal, beside = lax.map(lanczos, jax.random.split(key, probes))
+    # Half precision has no eigenvalues.
+    found = lax.map(lanczos, jax.random.split(key, probes))
+    diagonal, beside = (array.astype(wide(array.dtype)) for array in found)
     off = jax.vmap(partial(jnp.diag, k=1))(beside[:, :-1])
     values, vectors = jnp.linalg.eigh(jax.vmap(jnp.diag)(diagonal) + off + jnp.swapaxes(off, 1, 2))
     return Spectrum(values, jnp.abs(beside[:, -1:] * vectors[:, -1]), vectors[:, 0] ** 2)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnet._numeric import add_up
+from jaxnet._numeric import add_up, portions
 from jaxnet._products import AS_COLUMNS, Layout, Products, in_columns
 from jaxnet.activations import Activation, sigmoid
 from jaxnet.backprop import backward_pass, contract, forward_pass, losses_of, output_delta
@@ -119,8 +119,7 @@ def gradients(
     y = jnp.broadcast_to(y, logits.shape)
     if weights is None:
         weights = jnp.ones((len(x), 1) if members_last else (1, x.shape[-1]), x.dtype)
-    total = jnp.sum(weights, axis=example, keepdims=True)
-    shares = weights / jnp.where(total == 0, 1, total)
+    shares = portions(weights, example)
     last_delta = output_delta(net, activations[-1], logits, y) * jnp.expand_dims(shares, -2)
     deltas = backward_pass(layers, activations, last_delta, net.hidden, layout)
     grads = contract(activations, deltas, layout)

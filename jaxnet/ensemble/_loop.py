@@ -257,11 +257,17 @@ def _measure(chunk: _Chunk, params: Any) -> dict[str, Array]:
     plan, given, own, axis = chunk.plan, chunk.given, chunk.own, chunk.axis
 
     def member(params: Any, data: Any, validation: Any, l2: Any) -> dict[str, Array]:
-        return solo.measure(plan.solo, solo.with_l2(plan.solo, l2), params, data, validation)
+        values = solo.measure(plan.solo, solo.with_l2(plan.solo, l2), params, data, validation)
+        return {name: _as_float(value) for name, value in values.items()}
 
     return jax.vmap(member, in_axes=(axis, axes(own.data, axis), axes(own.validation, axis), axes(own.l2, 0)))(
         params, given.data, given.validation, given.l2
     )
+
+
+def _as_float(value: Array) -> Array:
+    """A count or a truth as a float: the history of a member that stops before others is filled with nan."""
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def train(
     >>> result.history["cost"].shape
     (100, 1000)
     """
-    check_concrete("ensemble.train", params, data, validation, net, hyperparams, subset)
+    check_concrete("ensemble.train", key, params, data, validation, net, hyperparams, subset)
     members, member = checked_members(params)
     dtype = member[0].weight.dtype
     check_kind(net)
@@ -321,6 +321,7 @@ def _train_groups(
                 if len(running) > plan.layout.threads:  # a group waits, so that no thread does
                     collect()
                 loops, chunks = begin(plan, params, own, common, wait, start, size)
+                check_concrete("ensemble.train", loops)  # within jit all is traced
                 program = _compiled(plan, loops, chunks, common, wait)
                 tell = partial(report, start=start)
                 running.append(

@@ -102,7 +102,9 @@ def paths_from(wrt: Node, outputs: Sequence[tuple[Node, np.ndarray]], limit: int
                 f"{node!r} is complex, and its derivatives are not one number each; paths are for real ones"
             )
     ahead = _edges_ahead(wrt)
-    ends = {node.index: np.asarray(bar).ravel() for node, bar in outputs}
+    ends: dict[int, np.ndarray] = {}
+    for node, bar in outputs:  # the same node may be returned twice
+        ends[node.index] = ends.get(node.index, 0) + np.asarray(bar).ravel()
     count = _count(wrt, ahead, ends)
     if count > limit:
         raise ValueError(

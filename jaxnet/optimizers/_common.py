@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -18,12 +19,12 @@ def dot(a: Any, b: Any) -> Array:
 
 
 def check_damping(damping: Any) -> None:
-    if not isinstance(damping, (int, float)) or not damping > 0:
+    if not isinstance(damping, Real) or not float(damping) > 0:
         raise ValueError(f"damping is {damping!r}, expected a number > 0")
 
 
 def check_decay(decay: Any) -> None:
-    if not isinstance(decay, (int, float)) or not 0 <= decay < 1:
+    if not isinstance(decay, Real) or not 0 <= float(decay) < 1:
         raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
 
 

@@ -11,6 +11,7 @@ from jax import Array
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxnet import curvature
+from jaxnet._numeric import wide
 from jaxnet.backprop import in_structure_of
 from jaxnet.curvature import Factors
 from jaxnet.network import from_augmented, to_augmented
@@ -84,10 +85,11 @@ def kfac(damping: float = 0.01, decay: float = 0.95) -> optax.GradientTransforma
 
 def _solve(factors: Factors, gradient: Array, strength: Array) -> Array:
     """(G + √λ/π)⁻¹ gradient (A + π√λ)⁻¹, strength = λ; π = 1 where nothing bends or no example counts."""
-    a, g = factors
+    a, g, wider = *factors, gradient.astype(wide(gradient.dtype))  # half precision cannot be solved with
+    a, g = a.astype(wider.dtype), g.astype(wider.dtype)
     ratio = (jnp.trace(a) / len(a)) / (jnp.trace(g) / len(g))
     pi = jnp.sqrt(jnp.where((ratio > 0) & jnp.isfinite(ratio), ratio, 1))
     root = jnp.sqrt(strength)
     left = cho_factor(g + root / pi * jnp.eye(len(g), dtype=g.dtype))
     right = cho_factor(a + pi * root * jnp.eye(len(a), dtype=a.dtype))
-    return cho_solve(left, cho_solve(right, gradient.T).T)
+    return cho_solve(left, cho_solve(right, wider.T).T).astype(gradient.dtype)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up
@@ -153,6 +154,7 @@ def private_gradient(
     x, y, shares = rows_and_shares(params, x, y, net, weights)
     bounds = _checked_bounds(bound, len(params), shares.dtype)
     sigma = checked_scalar("noise_multiplier", noise_multiplier, shares.dtype, least=0)
+    _check_noise(sigma, bounds)
     n = len(x)
     portions = jnp.full(n, 1 / n, shares.dtype)
     if weights is not None:
@@ -161,9 +163,22 @@ def private_gradient(
     # The portions are those of the sum over n; the cost is a mean over the weights.
     total = jnp.sum(portions)
     loss = found.loss / jnp.where(total == 0, 1, total).astype(x.dtype)
-    scale = sigma * jnp.sqrt(add_up([b**2 for b in bounds])) / n
+    scale = jnp.where(sigma == 0, 0, sigma * jnp.sqrt(add_up([b**2 for b in bounds])) / n)
     layers = add_penalty(net, _with_noise(key, found.layers, scale), params)
     return cost_of(params, loss, 1.0, net), in_structure_of(params, layers)
+
+
+def _check_noise(sigma: Array, bounds: list[Array]) -> None:
+    """Raise where the noise would be infinite, as far as it is known."""
+    if isinstance(sigma, Tracer) or sigma == 0:
+        return
+    if not jnp.isfinite(sigma):
+        raise ValueError(f"noise_multiplier is {sigma}, expected a finite number")
+    if any(not isinstance(bound, Tracer) and jnp.isinf(bound) for bound in bounds):
+        raise ValueError(
+            f"bound is infinite, and noise_multiplier {sigma}: noise in proportion to the bound would be infinite; "
+            "give a finite bound, or noise_multiplier=0"
+        )
 
 
 def _with_noise(key: Array, layers: list[Layer], scale: Array) -> list[Layer]:
@@ -249,8 +264,8 @@ def _factors(squares: list[Array], bounds: list[Array]) -> list[Array]:
 
 
 def _factor(square: Array, bound: Array) -> Array:
-    norm = jnp.sqrt(jnp.maximum(square, 0))
-    return jnp.where(norm > bound, bound / norm, 1)
+    clipped = square > bound**2
+    return jnp.where(clipped, bound / jnp.sqrt(jnp.where(clipped, square, 1)), 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
