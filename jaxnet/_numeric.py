@@ -16,7 +16,7 @@ def wide(dtype: DTypeLike) -> DTypeLike:
 
 
 def portions(weights: Array, axis: int | None = None) -> Array:
-    """wᵢ / Σ w over all, or along an axis, kept; 0 where the sum is 0. It is at least float32's."""
+    """wᵢ / Σ w over all, or along an axis, kept; 0 where the sum, taken in float32 at least, is 0."""
     weighed = weights.astype(wide(weights.dtype))
     total = jnp.sum(weighed, axis=axis, keepdims=axis is not None)
     return (weighed / jnp.where(total == 0, 1, total)).astype(weights.dtype)

@@ -132,7 +132,7 @@ def train(
     optimizer
         Any optax optimizer; with ``hyperparams``, a function that makes one from them, such as ``optax.sgd``.
     epochs, batch_size, gradient, metrics, patience
-        As for `jaxnet.train`.
+        As for `jaxnet.train`; metrics that count, or are true or false, are recorded as floats.
     hyperparams
         Arguments of ``optimizer`` by name, each one number or one for each member, (members,):
         ``{"learning_rate": jnp.geomspace(0.1, 10.0, members), "momentum": 0.9}``.
