@@ -42,7 +42,9 @@ NEEDED = 0.01
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Shared against separate layers, the ablation matrix, and the committees."""
-    check_at_least(settings, repeats=1, epochs=1, committee=2, batch_size=1)
+    check_at_least(settings, repeats=1, epochs=1, committee=1, batch_size=1)
+    if settings.committee == 1:
+        raise ValueError("committee is 1, expected 2 members or more, whose errors may agree")
     if not settings.units:
         raise ValueError("units is empty, expected at least one number of hidden units")
     if not 0 < settings.drawn < 1:

@@ -283,7 +283,7 @@ def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
         (beyond_gradient, {"epochs": 0}, "epochs is 0, expected at least 1"),
         (saturation, {"batch_size": 0}, "batch_size is 0, expected at least 1"),
         (descent, {"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        (shared_hidden, {"committee": 1}, "committee is 1, expected at least 2"),
+        (shared_hidden, {"committee": 1}, "committee is 1, expected 2 members or more"),
         (symmetry, {"digits_epochs": 0}, "digits_epochs is 0, expected at least 1"),
         (beyond_gradient, {"batch_size": 5000}, "batch_size is 5000, expected at most the 1438 training examples"),
     ],
