@@ -614,3 +614,10 @@ def test_bad_batches(name):
     params, x, y = problem((3, 2))
     with pytest.raises(ValueError, match="x has 2 features"):
         QUANTITIES[name](params, x[:, :2], y, Network(), w=None)
+
+
+def test_a_norm_beyond_the_dtype_is_clipped_by_a_large_bound_too():
+    x, y = jnp.full((2, 2), 1e30), jnp.zeros((2, 1))
+    params, net = (Layer(jnp.ones((1, 2)), jnp.zeros(1)),), Network(output=activations.identity)
+    _, grads = per_example.clipped_gradient(params, x * jnp.array([[1.0], [0.0]]), y, net, bound=1e20)
+    assert_close(grads, jax.tree.map(jnp.zeros_like, grads))

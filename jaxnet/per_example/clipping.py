@@ -264,7 +264,7 @@ def _factors(squares: list[Array], bounds: list[Array]) -> list[Array]:
 
 
 def _factor(square: Array, bound: Array) -> Array:
-    clipped = square > bound**2
+    clipped = jnp.sqrt(jnp.maximum(square, 0)) > bound  # not of squares: that of a large bound is infinite, too
     return jnp.where(clipped, bound / jnp.sqrt(jnp.where(clipped, square, 1)), 1)
 
 
