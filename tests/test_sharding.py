@@ -95,8 +95,29 @@ QUANTITIES = {
     "kernel.empirical_ntk, blocks": lambda p, x, y, net: kernel.empirical_ntk(p, x, None, net, block_size=3),
     "kernel.ntk_vp": lambda p, x, y, net: kernel.ntk_vp(p, x, y, None, net),
 }
+
+
+def own_in_shard_map(name):
+    """What each device finds of its own examples, for quantities that loop; the first axis of results is devices."""
+
+    def run(params, x, y, net):
+        def own(params, x, y):
+            return jax.tree.map(lambda array: array[None], QUANTITIES[name](params, x, y, net))
+
+        if len(x.devices()) == 1:
+            parts = [own(params, *part) for part in zip(jnp.split(x, DEVICES), jnp.split(y, DEVICES), strict=True)]
+            return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+        rows = PartitionSpec("examples")
+        mapped = jax.shard_map(own, mesh=x.sharding.mesh, in_specs=(PartitionSpec(), rows, rows), out_specs=rows)
+        return jax.jit(mapped)(params, x, y)
+
+    return run
+
+
+LOOPS = "per_example.clipped_gradient, microbatches", "per_example.second_moment", "curvature.spectrum"
 # These compile by themselves.
 BY_THEMSELVES = {
+    **{f"{name}, in shard_map": own_in_shard_map(name) for name in LOOPS},
     "forward_with_backprop, in shard_map": gradient_in_shard_map,
     "train, batch": trained,
     "train, mini-batches": partial(trained, batch_size=3),
