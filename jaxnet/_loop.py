@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
+from jaxnet._sharding import take
 from jaxnet._validate import as_array
 from jaxnet.backprop import cost
 from jaxnet.network import Network
@@ -75,7 +76,7 @@ def begin(plan: Plan, params: Any, key: Array, stops: bool) -> Loop:
 
 
 def rows_of(data: Batch, rows: Array) -> Batch:
-    return tuple(array.at[rows].get(mode="promise_in_bounds", unique_indices=True) for array in data)
+    return tuple(take(array, rows) for array in data)
 
 
 def cut(n: int, batch_size: int, features: int) -> list[tuple[int, int, int]]:

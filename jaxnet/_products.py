@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnet._sharding import summed_matmul, summed_product
 from jaxnet.activations import Activation, identity
 from jaxnet.losses import Loss
 from jaxnet.network import Network, Params
@@ -76,8 +77,8 @@ def outer(delta: Array, h: Array) -> Array:
     examples = tuple(range(h.ndim - 1))
     if _units_first(delta.shape[-1], h.shape[-1], h.shape[:-1]):
         turned = lax.optimization_barrier(jnp.moveaxis(delta, -1, 0))
-        return jnp.tensordot(turned, h, axes=(tuple(axis + 1 for axis in examples), examples))
-    return jnp.tensordot(delta, h, axes=(examples, examples))
+        return summed_product(turned, h, (tuple(axis + 1 for axis in examples), examples))
+    return summed_product(delta, h, (examples, examples))
 
 
 def _carry_back(delta: Array, weight: Array) -> Array:
@@ -109,7 +110,7 @@ def _carry_back_columns(delta: Array, weight: Array) -> Array:
 
 
 def _outer_columns(delta: Array, h: Array) -> Array:
-    return delta @ jnp.swapaxes(h, -1, -2)
+    return summed_matmul(delta, jnp.swapaxes(h, -1, -2))
 
 
 def _total_columns(delta: Array) -> Array:
@@ -121,9 +122,7 @@ AS_COLUMNS = Products(
 )
 """Activations and deltas are (units, n), biases (units, 1); each with an axis of networks before it, or not."""
 
-COLUMNS = Layout(
-    AS_COLUMNS._replace(weigh=lambda x, weight: weight @ x.T, outer=lambda delta, x: delta @ x, inputs=-1), AS_COLUMNS
-)
+COLUMNS = Layout(AS_COLUMNS._replace(weigh=lambda x, weight: weight @ x.T, outer=summed_matmul, inputs=-1), AS_COLUMNS)
 """The same, of inputs that stay as they come, (n, inputs): XLA would make a transposed copy of them."""
 
 

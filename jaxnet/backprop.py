@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import portions
 from jaxnet._products import COLUMNS, ROWS, Layout, as_columns, in_columns
+from jaxnet._sharding import summed_as
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
 from jaxnet.network import Layer, Network, Params, check_network
@@ -311,13 +312,7 @@ def _outputs_backward(hidden: Activation, output: Activation, saved: Any, output
     last_delta = output.times_derivative(activations[-1], outputs_bar)
     deltas = backward_pass(params, activations, last_delta, hidden)
     cotangents = in_structure_of(params, contract(activations, deltas)), deltas[0] @ params[0].weight
-    return jax.tree.map(_summed_like, cotangents, (params, activations[0]))
-
-
-def _summed_like(cotangent: Array, array: Array) -> Array:
-    """In ``jax.shard_map``: summed over the mesh axes along which devices hold parts, but ``array`` whole."""
-    parts = jax.typeof(cotangent).manual_axis_type.varying - jax.typeof(array).manual_axis_type.varying
-    return lax.psum(cotangent, tuple(parts)) if parts else cotangent
+    return jax.tree.map(summed_as, cotangents, (params, activations[0]))
 
 
 _outputs.defvjp(_outputs_forward, _outputs_backward)

@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up
+from jaxnet._sharding import everywhere, rows_as
 from jaxnet._validate import check_x, checked_array, checked_count
 from jaxnet.backprop import backward_pass, contract, forward_pass
 from jaxnet.curvature.passes import forward_along
@@ -71,15 +72,17 @@ def empirical_ntk(
     if not isinstance(outputs, str) or outputs not in contractions:
         raise ValueError(f"outputs is {outputs!r}, expected one of {', '.join(sorted(contractions))}")
     x2 = x1 if x2 is None else _checked_matrix("x2", params, x2)
-    right = _derivatives(params, x2, net)
+    derivatives = _derivatives(params, x2, net)
+    right = jax.tree.map(everywhere, derivatives)
 
     def rows(x: Array) -> Array:
-        left = right if x is x2 else _derivatives(params, x, net)
+        left = derivatives if x is x2 else _derivatives(params, x, net)
         return contractions[outputs](left, right)
 
     if block_size is None:
         return rows(x1)
     whole = len(x1) // checked_count("block_size", block_size, least=1) * block_size
+    x1 = everywhere(x1)
     blocks = x1[:whole].reshape(-1, block_size, x1.shape[1])
     parts = lax.map(rows, blocks)
     parts = parts.reshape(whole, *parts.shape[2:])
@@ -162,7 +165,7 @@ def _full(left: Derivatives, right: Derivatives, elementwise: bool) -> Array:
 def _products(d: Array, e: Array) -> Array:
     """D D′ᵀ of all pairs, (n1, outputs, n2, outputs), as one matrix product, which is faster than einsum's."""
     products = d.reshape(-1, d.shape[2]) @ e.reshape(-1, e.shape[2]).T
-    return products.reshape(*d.shape[:2], *e.shape[:2])
+    return jnp.reshape(products, (*d.shape[:2], *e.shape[:2]), out_sharding=rows_as(d))
 
 
 def _diagonal(left: Derivatives, right: Derivatives) -> Array:

@@ -19,7 +19,7 @@ from helpers import problem
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxnet
-from jaxnet import Network, activations, curvature, ensemble, kernel, losses, per_example
+from jaxnet import Network, activations, curvature, ensemble, graph, kernel, losses, per_example
 
 DEVICES, N, SIZES = 4, 8, (60, 3, 2)  # no other axis is as long as the examples'; squares are taken in blocks
 WIDE = (6, 60, 2)  # its products are taken examples first
@@ -66,7 +66,7 @@ QUANTITIES = {
     "per_example.norms": per_example.norms,
     "per_example.dot_products": per_example.dot_products,
     "per_example.dot_products, another set": lambda p, x, y, net: per_example.dot_products(
-        p, x, y, net, (x[:3], y[:3])
+        p, x, y, net, (x[:4], y[:4])
     ),
     "per_example.cosine_to_mean": per_example.cosine_to_mean,
     "per_example.clipped_gradient": partial(per_example.clipped_gradient, **CLIPPING),
@@ -94,6 +94,7 @@ QUANTITIES = {
     "kernel.empirical_ntk, trace": lambda p, x, y, net: kernel.empirical_ntk(p, x, None, net, outputs="trace"),
     "kernel.empirical_ntk, blocks": lambda p, x, y, net: kernel.empirical_ntk(p, x, None, net, block_size=3),
     "kernel.ntk_vp": lambda p, x, y, net: kernel.ntk_vp(p, x, y, None, net),
+    "graph.grad": lambda p, x, y, net: graph.grad(lambda p: jaxnet.cost(p, x, y, net))(p),
 }
 
 
@@ -123,12 +124,24 @@ BY_THEMSELVES = {
     "train, mini-batches": partial(trained, batch_size=3),
     "ensemble.train": members_trained,
 }
-NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *BY_THEMSELVES]
+# Of what all others are made: on a mesh with explicit axes, which JAX makes where nothing is asked for.
+EXPLICIT = [
+    f"{name}, explicit axes"
+    for name in (
+        "backprop", "backprop, wide", "signals", "per_example.dot_products", "per_example.dot_products, another set",
+        "per_example.clipped_gradient, microbatches", "per_example.second_moment", "curvature.hvp", "curvature.kfac",
+        "kernel.empirical_ntk", "kernel.empirical_ntk, diagonal", "kernel.empirical_ntk, trace",
+        "kernel.empirical_ntk, blocks", "kernel.ntk_vp", "forward_with_backprop, in shard_map", "graph.grad",
+        "train, batch", "train, mini-batches", "ensemble.train",
+    )
+]  # fmt: skip
+NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *BY_THEMSELVES, *EXPLICIT]
 
 PER_EXAMPLE = {
     "forward", "signals", "signals, wide", "input_gradient", "per_example.gradients", "per_example.norms",
     "per_example.dot_products", "per_example.dot_products, another set", "per_example.cosine_to_mean",
     "kernel.empirical_ntk", "kernel.empirical_ntk, trace", "kernel.ntk_vp",
+    "kernel.empirical_ntk, diagonal, explicit axes",
 }  # fmt: skip
 # A product for each output, and a loop over blocks: the compiler gathers these on every device.
 GATHERED = {"kernel.empirical_ntk, diagonal", "kernel.empirical_ntk, blocks"}
@@ -136,6 +149,7 @@ GATHERED = {"kernel.empirical_ntk, diagonal", "kernel.empirical_ntk, blocks"}
 
 def program(name):
     """What computes a quantity, and the sizes of the network that it is computed of."""
+    name = name.removesuffix(", explicit axes")
     if name in BY_THEMSELVES:
         return BY_THEMSELVES[name], SIZES
     plain = name.removesuffix(", wide")
@@ -144,10 +158,12 @@ def program(name):
 
 def findings():
     """Of each quantity, the relative difference from one device's, and over how many devices axes of examples lie."""
-    mesh = jax.make_mesh((DEVICES,), ("examples",), axis_types=(AxisType.Auto,))
-    everywhere, by_rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("examples",)))
+    explicit = jax.make_mesh((DEVICES,), ("examples",))
+    automatic = jax.make_mesh((DEVICES,), ("examples",), axis_types=(AxisType.Auto,))
     found = {}
     for name in NAMES:
+        mesh = explicit if name in EXPLICIT else automatic
+        everywhere, by_rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("examples",)))
         run, sizes = program(name)
         params, x, y = problem(sizes, NET, n=N, dtype="float64")
         actual = run(jax.device_put(params, everywhere), *jax.device_put((x, y), by_rows), NET)
@@ -182,7 +198,8 @@ def test_devices_change_nothing(found, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_of_examples_stay_spread(found, name):
-    expected = [DEVICES] if name in PER_EXAMPLE else [1] if name in GATHERED else []
+    spread, gathered = ({name, name.removesuffix(", explicit axes")} & names for names in (PER_EXAMPLE, GATHERED))
+    expected = [DEVICES] if spread else [1] if gathered else []
     assert found[name]["devices"] == expected
 
 

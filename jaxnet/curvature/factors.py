@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxnet._sharding import summed_product
 from jaxnet.curvature.diagonals import output_cotangents, times_curvature
 from jaxnet.curvature.passes import loss_curvature, run
 from jaxnet.network import Network, Params
@@ -46,10 +47,10 @@ def kfac(
     [((3, 3), (3, 3)), ((4, 4), (1, 1))]
     """
     passes = run(params, x, y, net, weights)
-    n = len(passes.y)
     factors = []
     for h, d in zip(passes.activations, output_cotangents(passes), strict=False):
-        inputs = jnp.concatenate([h, jnp.ones((n, 1), h.dtype)], axis=1)
+        inputs = jnp.concatenate([h, jnp.ones_like(h[:, :1])], axis=1)
         curved = times_curvature(passes, loss_curvature, d)
-        factors.append(Factors((inputs * passes.shares).T @ inputs, jnp.tensordot(d, curved, axes=((0, 1), (0, 1)))))
+        weighed = summed_product(inputs * passes.shares, inputs, ((0,), (0,)))
+        factors.append(Factors(weighed, summed_product(d, curved, ((0, 1), (0, 1)))))
     return tuple(factors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
+from jaxnet._sharding import varying_as
 from jaxnet._validate import check_key, checked_count, checked_scalar
 from jaxnet.curvature.dense import Product, on_vectors
 from jaxnet.curvature.products import hessian_operator
@@ -172,17 +173,8 @@ def _lanczos(product: Product, size: int, steps: int, dtype: jnp.dtype, key: Arr
 
     start = _unit(jax.random.normal(jax.random.fold_in(key, steps), (size,), dtype))
     carry = jnp.zeros((steps, size), dtype), start, jnp.zeros((), dtype)
-    return lax.scan(step, _varying_as(jax.eval_shape(product, start), carry), jnp.arange(steps))[1]
-
-
-def _varying_as(like: Any, carry: Any) -> Any:
-    """In ``jax.shard_map``: what differs between devices from the first step on, said to do so from the start."""
-
-    def varying(array: Array) -> Array:
-        axes = jax.typeof(like).manual_axis_type.varying - jax.typeof(array).manual_axis_type.varying
-        return lax.pcast(array, tuple(axes), to="varying") if axes else array
-
-    return jax.tree.map(varying, carry)
+    carry = jax.tree.map(partial(varying_as, jax.eval_shape(product, start)), carry)  # as from the first step on
+    return lax.scan(step, carry, jnp.arange(steps))[1]
 
 
 def _unit(w: Array) -> Array:

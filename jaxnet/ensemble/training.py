@@ -28,6 +28,7 @@ from jaxnet._arguments import (
     checked_options,
 )
 from jaxnet._progress import progress_bar
+from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._arguments import (
@@ -203,14 +204,18 @@ def train(
         _checked_layout(layout, work, gradient is backprop, net, one, params, member),
         checked_count("record_every", record_every, least=1),
     )
-    everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
-    state, failures = everyone.state, Failures(*np.empty((4, 0), int))
-    if np.any(everyone.failed):
-        state, failures = _replayed(plan, everyone, given)
-        _warn(failures, members, data)
-    return EnsembleResult(
-        state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
-    )
+
+    def trained(params: Params, given: Given) -> EnsembleResult:
+        everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
+        state, failures = everyone.state, Failures(*np.empty((4, 0), int))
+        if np.any(everyone.failed):
+            state, failures = _replayed(plan, everyone, given)
+            _warn(failures, members, data)
+        return EnsembleResult(
+            state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
+        )
+
+    return with_automatic_axes(trained, params, given)
 
 
 def _checked_layout(

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up
 from jaxnet._products import Products
+from jaxnet._sharding import everywhere
 from jaxnet._validate import check_key, checked_count, checked_scalar
 from jaxnet.backprop import (
     add_penalty,
@@ -226,6 +227,8 @@ def _clipped_sum(
     """Σᵢ sᵢ cᵢ gᵢ over rows of examples, in microbatches: the odd one first, the others added to it one by one."""
     n = len(x)
     size = n if microbatch is None else min(n, checked_count("microbatch", microbatch, least=1))
+    if size < n:
+        x, y, shares = everywhere(x), everywhere(y), everywhere(shares)
 
     def part(start: ArrayLike, rows: int) -> _Sum:
         batch = [lax.dynamic_slice_in_dim(array, start, rows) for array in (x, y, shares)]

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxnet._numeric import add_up, square, total_square
 from jaxnet._products import Layout, weigh
+from jaxnet._sharding import everywhere
 from jaxnet._validate import describe
 from jaxnet.backprop import Signals, add_penalty, in_structure_of, signals
 from jaxnet.network import Layer, Network, Params
@@ -110,7 +111,7 @@ def dot_products(
     (4, 1)
     """
     one = signals(params, x, y, net)
-    two = one if other is None else _signals_of_other(params, other, net)
+    two = jax.tree.map(everywhere, one if other is None else _signals_of_other(params, other, net))
     parts = []
     for layer, h, delta, h2, delta2 in zip(
         params, one.activations[:-1], one.deltas, two.activations[:-1], two.deltas, strict=True

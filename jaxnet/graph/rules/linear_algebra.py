@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives as P
 
+from jaxnet._sharding import explicit
 from jaxnet.graph.registry import rule
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -31,15 +32,17 @@ def dot_general(
     def back(other: Any, z_axes: Any, free: Any, other_sum: Any, other_batch: Any, own: Any) -> Any:
         """Contract z̄ with the other factor over its free axes, and put the axes that are left in order."""
         own_batch, own_free, own_sum, value = own
+        # The other's summed axes come in the order that they stand in it.
+        came = [*own_batch, *own_free, *(own_sum[list(other_sum).index(axis)] for axis in sorted(other_sum))]
+        spec = jax.typeof(value).sharding.spec
         product = lax.dot_general(
             z_bar,
             other,
             ((tuple(z_axes), tuple(free)), (tuple(batch), tuple(other_batch))),
             precision=precision,
             preferred_element_type=preferred_element_type,
+            out_sharding=explicit(value, [spec[axis] for axis in came]),
         )
-        # The other's summed axes come in the order that they stand in it.
-        came = [*own_batch, *own_free, *(own_sum[list(other_sum).index(axis)] for axis in sorted(other_sum))]
         return lax.transpose(product, np.argsort(came)).astype(value.dtype)
 
     return (
