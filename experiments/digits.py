@@ -19,7 +19,17 @@ import optax
 from jax import Array
 
 import jaxnet
-from experiments.common import RESULTS, Claim, Result, above, estimate, interval, main, network_agreement
+from experiments.common import (
+    RESULTS,
+    Claim,
+    Result,
+    above,
+    check_at_least,
+    estimate,
+    interval,
+    main,
+    network_agreement,
+)
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -67,8 +77,7 @@ def split(key: Array) -> Split:
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Train and test on every split; figures and histories are those of the first."""
-    if settings.repeats < 1:
-        raise ValueError(f"repeats is {settings.repeats}, expected at least 1")
+    check_at_least(settings, repeats=1)
     net = jaxnet.Network(output=softmax, loss=softmax_cross_entropy, l2=settings.l2)
     splits = [split(key) for key in jax.random.split(jax.random.key(settings.seed), settings.repeats)]
     steps = settings.epochs * math.ceil(len(splits[0].training.x) / max(settings.batch_size, 1))

@@ -24,7 +24,7 @@ from jax import Array, lax
 from matplotlib.figure import Figure
 
 import jaxnet
-from experiments.common import RESULTS, Claim, Result, above, main, mnist, network_agreement, share
+from experiments.common import RESULTS, Claim, Result, above, check_at_least, main, mnist, network_agreement, share
 from jaxnet import plots
 from jaxnet.activations import softmax
 from jaxnet.data import Data
@@ -94,8 +94,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     n = len(training.x)
     if not 0 < settings.held_out < n:
         raise ValueError(f"held_out is {settings.held_out}, expected 1 to {n - 1}")
-    if settings.shift < 0:
-        raise ValueError(f"shift is {settings.shift}, expected at least 0")
+    check_at_least(settings, shift=0)
     training, held_out = jaxnet.data.split(split_key, training, 1 - settings.held_out / n)
     net = jaxnet.Network(output=softmax, loss=softmax_cross_entropy, l2=settings.l2)
 

@@ -21,7 +21,18 @@ import numpy as np
 from experiments import _nielsen_figures as figures
 from experiments._nielsen_program import Curve, Curves, Images, Recipe, Run, choose, draw, load, networks
 from experiments._nielsen_published import RECIPES, counterpart, difference, published
-from experiments.common import RESULTS, Claim, Result, above, console, main, network_agreement, share, verdict
+from experiments.common import (
+    RESULTS,
+    Claim,
+    Result,
+    above,
+    check_at_least,
+    console,
+    main,
+    network_agreement,
+    share,
+    verdict,
+)
 from jaxnet.data import Data
 
 EPOCHS = 5
@@ -73,9 +84,7 @@ def recipe_of(settings: Settings, figure: str) -> Recipe:
     for name in ("sizes", "eta", "measure"):
         if not getattr(recipe, name):
             raise ValueError(f"{name} is empty, expected at least one value")
-    for name in ("batch", "epochs"):
-        if getattr(recipe, name) < 1:
-            raise ValueError(f"{name} is {getattr(recipe, name)}, expected at least 1")
+    check_at_least(recipe, batch=1, epochs=1)
     return recipe
 
 
