@@ -327,6 +327,19 @@ def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
 
 
 @pytest.mark.parametrize(
+    ("sizes", "batch_size"), [((2, 2, 1), 4), ((2, 16, 1), 32), ((10, 10, 10, 10), 10), ((784, 30, 10), 10)]
+)
+def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batch_size, monkeypatch):
+    monkeypatch.setattr(ensemble._layouts.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for members in range(9, 600):
+        work = ensemble._layouts.Work(members, sizes, batch_size, drawn=False, own_batches=False)
+        layout = ensemble._layouts.choose(None, work, True, lambda: True)
+        size, starts = ensemble._layouts.cut_into_groups(layout, members)
+        assert members <= size * len(starts) <= 1.6 * members
+        assert batch_size < 8 or layout.chunk not in (64, 96, 128) or layout.name == "stacked"
+
+
+@pytest.mark.parametrize(
     ("members", "name", "chunk", "threads"), [(1, "stacked", 3, 1), (7, "members last", 2, 2), (12, "stacked", 5, 3)]
 )
 def test_chunks_and_threads_change_nothing(members, name, chunk, threads, x64, monkeypatch):

@@ -72,6 +72,9 @@ _OWN_BATCH = 15  # and such a batch in all, with the members last
 _MOST_TERMS = 200
 """Terms that are written out for one layer at the most: compiling takes longer with each."""
 
+_BESIDE = 24
+"""A chunk with the members last takes as long as so many members more."""
+
 _ONE_CORE = 3600
 """Numbers that a kernel may touch before XLA splits it between cores, which takes longer than such a kernel does."""
 
@@ -107,15 +110,29 @@ def choose(name: str | None, work: Work, by_hand: bool, kernel_pays: Callable[[]
     n = work.batch_size
 
     touched = max(2 * units * inputs + n * units for inputs, units in layers) + 2 * n
-    chunk = _ONE_CORE // touched // 16 * 16
-    chunk = min(share, chunk if chunk >= 48 else max(16, min(128, _CACHE // touched // 16 * 16)))
-    last = Layout(MEMBERS_LAST, chunk, threads)
-    chunk = max(4, 2 * _CACHE // (_parameters(work.sizes) + n * sum(work.sizes[1:])))
-    stacked = Layout(STACKED, min(share, chunk), threads)
+    most = _ONE_CORE // touched
+    last = Layout(MEMBERS_LAST, _in_registers(share, most if most >= 48 else min(128, _CACHE // touched), n), threads)
+    most = max(4, 2 * _CACHE // (_parameters(work.sizes) + n * sum(work.sizes[1:])))
+    stacked = Layout(STACKED, -(-share // -(-share // most)), threads)
     if name is not None:
         return last if name == MEMBERS_LAST else stacked
     written_out = max(n, *work.sizes) <= _MOST_TERMS
     return last if by_hand and written_out and cost_members_last(work, last.chunk) < cost_stacked(work) else stacked
+
+
+def _in_registers(share: int, most: int, n: int) -> int:
+    """The chunk of at most so many members by which ``share`` of them take least, with those that only fill the last.
+
+    Whole registers of 16 numbers, or the whole share, but not 64, 96 or 128: with n = 8 to 32 examples a batch, these
+    took 1.1 to 1.6 times as long as their neighbours.
+    """
+
+    def cost(chunk: int) -> int:
+        return -(-share // chunk) * (chunk + _BESIDE)
+
+    limit = min(share, max(most, 16))
+    chunks = [chunk for chunk in (*range(16, limit + 1, 16), share) if chunk <= limit]
+    return min([chunk for chunk in chunks if chunk % 32 or chunk == 32 or n < 8], key=cost)
 
 
 def cost_members_last(work: Work, chunk: int) -> float:

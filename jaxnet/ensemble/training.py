@@ -210,12 +210,14 @@ def train(
         state, failures = everyone.state, Failures(*np.empty((4, 0), int))
         if np.any(everyone.failed):
             state, failures = _replayed(plan, everyone, given)
-            _warn(failures, members, data)
         return EnsembleResult(
             state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
         )
 
-    return with_automatic_axes(trained, params, given)
+    result = with_automatic_axes(trained, params, given)
+    if len(result.failures.member):
+        _warn(result.failures, members, data)
+    return result
 
 
 def _checked_layout(
