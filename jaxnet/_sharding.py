@@ -8,13 +8,17 @@ which axes devices hold different values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Explicit axes
@@ -60,28 +64,35 @@ def take(array: Array, rows: Array) -> Array:
     return array.at[rows].get(mode="promise_in_bounds", unique_indices=True, out_sharding=explicit(array, spec))
 
 
-def with_automatic_axes(run: Callable[..., Any], *arguments: Any) -> Any:
-    """``run(*arguments)``, outside of ``jax.jit``, with explicit axes of meshes automatic meanwhile."""
-    meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(arguments) if _explicitly_placed(leaf)}
-    if jax.sharding.get_abstract_mesh().explicit_axes:
-        meshes.add(jax.sharding.get_mesh())
-    if len(meshes) != 1:  # there is none; or JAX refuses several
-        return run(*arguments)
-    (mesh,) = meshes
-    automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+def with_automatic_axes(run: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The same function, not for use within ``jax.jit``, with explicit axes of meshes automatic while it runs."""
 
-    def moved(leaf: Any, source: Mesh, target: Mesh) -> Any:
-        if isinstance(leaf, Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == source:
-            return jax.device_put(leaf, NamedSharding(target, leaf.sharding.spec))
-        return leaf
+    @wraps(run)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves((args, kwargs)) if _explicitly_placed(leaf)}
+        if jax.sharding.get_abstract_mesh().explicit_axes:
+            meshes.add(jax.sharding.get_mesh())
+        if len(meshes) != 1:  # there is none; or JAX refuses several
+            return run(*args, **kwargs)
+        (mesh,) = meshes
+        automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
-    with jax.set_mesh(automatic):
-        found = run(*jax.tree.map(partial(moved, source=mesh, target=automatic), arguments))
-    return jax.tree.map(partial(moved, source=automatic, target=mesh), found)
+        def moved(leaf: Any, source: Mesh, target: Mesh) -> Any:
+            if isinstance(leaf, Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == source:
+                return jax.device_put(leaf, NamedSharding(target, leaf.sharding.spec))
+            return leaf
+
+        args, kwargs = jax.tree.map(partial(moved, source=mesh, target=automatic), (args, kwargs))
+        with jax.set_mesh(automatic):
+            found = run(*args, **kwargs)
+        return jax.tree.map(partial(moved, source=automatic, target=mesh), found)
+
+    return wrapped
 
 
 def _explicitly_placed(leaf: Any) -> bool:
-    return isinstance(leaf, Array) and bool(jax.typeof(leaf).sharding.mesh.explicit_axes)
+    concrete = isinstance(leaf, Array) and not isinstance(leaf, Tracer)
+    return concrete and bool(jax.typeof(leaf).sharding.mesh.explicit_axes)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

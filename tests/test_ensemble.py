@@ -335,7 +335,7 @@ def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batc
         work = ensemble._layouts.Work(members, sizes, batch_size, drawn=False, own_batches=False)
         layout = ensemble._layouts.choose(None, work, True, lambda: True)
         size, starts = ensemble._layouts.cut_into_groups(layout, members)
-        assert members <= size * len(starts) <= 1.6 * members
+        assert members <= size * len(starts) <= 1.3 * members
         assert batch_size < 8 or layout.chunk not in (64, 96, 128) or layout.name == "stacked"
 
 

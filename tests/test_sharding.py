@@ -34,10 +34,13 @@ def trained(params, x, y, net, **options):
 
 
 def members_trained(params, x, y, net):
-    """As many members as devices, one on each where the examples are spread."""
+    """As many members as devices, one on each where the examples are spread, and so what is each member's own."""
     members = jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEVICES)]), params)
-    members = jax.device_put(members, x.sharding)
-    found = ensemble.train(KEY, members, (x, y), net=net, optimizer=optax.sgd(0.5), epochs=3, batch_size=3)
+    own = members, jax.random.split(KEY, DEVICES), {"learning_rate": jnp.linspace(0.1, 0.5, DEVICES)}
+    members, keys, rates = jax.device_put(own, x.sharding)
+    found = ensemble.train(
+        keys, members, (x, y), net=net, optimizer=optax.sgd, hyperparams=rates, epochs=3, batch_size=3
+    )
     return found.params, found.history
 
 

@@ -28,7 +28,6 @@ from jaxnet._arguments import (
     checked_options,
 )
 from jaxnet._progress import progress_bar
-from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._arguments import (
@@ -204,20 +203,14 @@ def train(
         _checked_layout(layout, work, gradient is backprop, net, one, params, member),
         checked_count("record_every", record_every, least=1),
     )
-
-    def trained(params: Params, given: Given) -> EnsembleResult:
-        everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
-        state, failures = everyone.state, Failures(*np.empty((4, 0), int))
-        if np.any(everyone.failed):
-            state, failures = _replayed(plan, everyone, given)
-        return EnsembleResult(
-            state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
-        )
-
-    result = with_automatic_axes(trained, params, given)
-    if len(result.failures.member):
-        _warn(result.failures, members, data)
-    return result
+    everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
+    state, failures = everyone.state, Failures(*np.empty((4, 0), int))
+    if np.any(everyone.failed):
+        state, failures = _replayed(plan, everyone, given)
+        _warn(failures, members, data)
+    return EnsembleResult(
+        state.params, state.opt_state, everyone.history, everyone.done, everyone.best_epoch, failures, plan.layout
+    )
 
 
 def _checked_layout(
@@ -470,5 +463,5 @@ def _warn(failures: Failures, members: int, data: Any) -> None:
         f"{step} (counted from 0) {what}; the parameters returned for them are the last finite ones, and the result's "
         f"failures list them; {hint}",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,  # the caller of ensemble.train, which wraps this module's
     )
