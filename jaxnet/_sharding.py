@@ -8,7 +8,7 @@ which axes devices hold different values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -76,18 +76,23 @@ def with_automatic_axes(run: Callable[_P, _R]) -> Callable[_P, _R]:
             return run(*args, **kwargs)
         (mesh,) = meshes
         automatic = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-
-        def moved(leaf: Any, source: Mesh, target: Mesh) -> Any:
-            if isinstance(leaf, Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == source:
-                return jax.device_put(leaf, NamedSharding(target, leaf.sharding.spec))
-            return leaf
-
-        args, kwargs = jax.tree.map(partial(moved, source=mesh, target=automatic), (args, kwargs))
+        args, kwargs = _moved((args, kwargs), mesh, automatic)
         with jax.set_mesh(automatic):
             found = run(*args, **kwargs)
-        return jax.tree.map(partial(moved, source=automatic, target=mesh), found)
+        return _moved(found, automatic, mesh)
 
     return wrapped
+
+
+def _moved(tree: Any, source: Mesh, target: Mesh) -> Any:
+    """The same tree, its arrays on one mesh now on another of the same devices and names of axes."""
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == source:
+            return jax.device_put(leaf, NamedSharding(target, leaf.sharding.spec))
+        return leaf
+
+    return jax.tree.map(moved, tree)
 
 
 def _explicitly_placed(leaf: Any) -> bool:

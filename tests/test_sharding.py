@@ -33,14 +33,16 @@ def trained(params, x, y, net, **options):
     return found.params, found.history
 
 
-def members_trained(params, x, y, net):
-    """As many members as devices, one on each where the examples are spread, and so what is each member's own."""
+def members_trained(params, x, y, net, own=False):
+    """As many members as devices, one on each where the examples are spread; and so what is each member's own."""
     members = jax.tree.map(lambda leaf: jnp.stack([leaf * (1 + k) for k in range(DEVICES)]), params)
-    own = members, jax.random.split(KEY, DEVICES), {"learning_rate": jnp.linspace(0.1, 0.5, DEVICES)}
-    members, keys, rates = jax.device_put(own, x.sharding)
-    found = ensemble.train(
-        keys, members, (x, y), net=net, optimizer=optax.sgd, hyperparams=rates, epochs=3, batch_size=3
-    )
+    members = jax.device_put(members, x.sharding)
+    key, options = KEY, {"optimizer": optax.sgd(0.5), "epochs": 3, "batch_size": 3}
+    if own:
+        rates = {"learning_rate": jnp.linspace(0.1, 0.5, DEVICES)}
+        key, rates = jax.device_put((jax.random.split(KEY, DEVICES), rates), x.sharding)
+        options |= {"optimizer": optax.sgd, "hyperparams": rates}
+    found = ensemble.train(key, members, (x, y), net=net, **options)
     return found.params, found.history
 
 
@@ -69,8 +71,9 @@ QUANTITIES = {
     "per_example.norms": per_example.norms,
     "per_example.dot_products": per_example.dot_products,
     "per_example.dot_products, another set": lambda p, x, y, net: per_example.dot_products(
-        p, x, y, net, (x[:4], y[:4])
+        p, x, y, net, (x[:3], y[:3])
     ),
+    "per_example.dot_products, as many others": lambda p, x, y, net: per_example.dot_products(p, x, y, net, (2 * x, y)),
     "per_example.cosine_to_mean": per_example.cosine_to_mean,
     "per_example.clipped_gradient": partial(per_example.clipped_gradient, **CLIPPING),
     "per_example.clipped_gradient, microbatches": partial(per_example.clipped_gradient, **CLIPPING, microbatch=3),
@@ -126,16 +129,18 @@ BY_THEMSELVES = {
     "train, batch": trained,
     "train, mini-batches": partial(trained, batch_size=3),
     "ensemble.train": members_trained,
+    "ensemble.train, own keys and rates": partial(members_trained, own=True),
 }
 # Of what all others are made: on a mesh with explicit axes, which JAX makes where nothing is asked for.
 EXPLICIT = [
     f"{name}, explicit axes"
     for name in (
-        "backprop", "backprop, wide", "signals", "per_example.dot_products", "per_example.dot_products, another set",
+        "backprop", "backprop, wide", "signals", "per_example.dot_products", "per_example.dot_products, as many others",
         "per_example.clipped_gradient, microbatches", "per_example.second_moment", "curvature.hvp", "curvature.kfac",
         "kernel.empirical_ntk", "kernel.empirical_ntk, diagonal", "kernel.empirical_ntk, trace",
         "kernel.empirical_ntk, blocks", "kernel.ntk_vp", "forward_with_backprop, in shard_map", "graph.grad",
         "train, batch", "train, mini-batches", "ensemble.train",
+        "ensemble.train, own keys and rates",
     )
 ]  # fmt: skip
 NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *BY_THEMSELVES, *EXPLICIT]
@@ -143,7 +148,7 @@ NAMES = [*QUANTITIES, "backprop, wide", "signals, wide", *BY_THEMSELVES, *EXPLIC
 PER_EXAMPLE = {
     "forward", "signals", "signals, wide", "input_gradient", "per_example.gradients", "per_example.norms",
     "per_example.dot_products", "per_example.dot_products, another set", "per_example.cosine_to_mean",
-    "kernel.empirical_ntk", "kernel.empirical_ntk, trace", "kernel.ntk_vp",
+    "per_example.dot_products, as many others", "kernel.empirical_ntk", "kernel.empirical_ntk, trace", "kernel.ntk_vp",
     "kernel.empirical_ntk, diagonal, explicit axes",
 }  # fmt: skip
 # A product for each output, and a loop over blocks: the compiler gathers these on every device.

@@ -123,8 +123,8 @@ def choose(name: str | None, work: Work, by_hand: bool, kernel_pays: Callable[[]
 def _in_registers(share: int, most: int, n: int) -> int:
     """The chunk of at most so many members by which ``share`` of them take least, with those that only fill the last.
 
-    Multiples of 8, as long as what fills registers of 16 numbers, or the whole share; but not 64, 96 or 128: with n = 8
-    to 32 examples a batch, these took 1.1 to 1.6 times as long as their neighbours.
+    Multiples of 8, which cost what whole registers of 16 numbers do, or the whole share; but not 64, 96 or 128: with
+    n = 8 to 32 examples a batch, these took 1.1 to 1.6 times as long as their neighbours.
     """
 
     def cost(chunk: int) -> int:

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxnet import _loop as solo
 from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
 from jaxnet._numeric import wide
+from jaxnet._sharding import take
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
 from jaxnet.ensemble._layouts import ONE_KERNEL, Layout
@@ -231,14 +232,14 @@ def _order(chunk: _Chunk, number: Array) -> Array:
 def _batches(chunk: _Chunk, rows: Array) -> tuple[Array, ...]:
     """The batches of some steps, steps first: of rows (steps, size), or (m, steps, size)."""
 
-    def take(array: Array, own: bool) -> Array:
+    def of(array: Array, own: bool) -> Array:
         if not own and not chunk.own_order:
-            return rows_of((array,), rows)[0]
+            return take(array, rows)
         in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
         out_axes = 1 if chunk.axis == 0 else -1
-        return jax.vmap(lambda array, rows: rows_of((array,), rows)[0], in_axes, out_axes)(array, rows)
+        return jax.vmap(take, in_axes, out_axes)(array, rows)
 
-    return tuple(map(take, chunk.given.data, chunk.own.data))
+    return tuple(map(of, chunk.given.data, chunk.own.data))
 
 
 def _shares(chunk: _Chunk, batches: tuple[Array, ...], dtype: DTypeLike) -> Array:

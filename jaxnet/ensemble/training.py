@@ -28,6 +28,7 @@ from jaxnet._arguments import (
     checked_options,
 )
 from jaxnet._progress import progress_bar
+from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._arguments import (
@@ -93,6 +94,7 @@ class EnsembleResult(NamedTuple):
     layout: Layout
 
 
+@with_automatic_axes
 def train(
     key: Array,
     params: Params,
@@ -463,5 +465,5 @@ def _warn(failures: Failures, members: int, data: Any) -> None:
         f"{step} (counted from 0) {what}; the parameters returned for them are the last finite ones, and the result's "
         f"failures list them; {hint}",
         RuntimeWarning,
-        stacklevel=4,  # the caller of ensemble.train, which wraps this module's
+        stacklevel=4,  # the caller of train, which is wrapped
     )
