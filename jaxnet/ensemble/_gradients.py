@@ -2,7 +2,8 @@
 
 Stacked, weights are (m, units, inputs), biases (m, units, 1), activations and deltas (m, units, n), or without m where
 all members share them: batched matrix products, each in the orientation that XLA's products on a CPU are fastest in.
-Mapping the products of a single network over the members takes up to twice as long.
+Mapping the products of a single network over the members takes up to twice as long there; elsewhere that is what the
+loop does, because XLA's choice among the kernels of a GPU suits that orientation better.
 
 With the members last, weights are (units, inputs, m), biases (units, m), activations and deltas (n, units, m), or with
 1 in the place of m: sums over units written out. Every operation then runs along the members, whatever the size of a

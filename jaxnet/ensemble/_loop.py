@@ -6,6 +6,7 @@ mapped over that axis, and what they share stays single. A member that has stopp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from jaxnet._numeric import wide
 from jaxnet._sharding import take
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
-from jaxnet.ensemble._layouts import ONE_KERNEL, Layout
+from jaxnet.ensemble._layouts import ONE_KERNEL, Layout, power_of_two
 from jaxnet.ensemble._one_kernel import optimizer_step, run_epochs
 from jaxnet.steps import State, make_step
 
@@ -157,7 +158,7 @@ def _step(chunk: _Chunk) -> Step:
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, Array]:
         found = None
-        if plan.solo.gradient is backprop:
+        if plan.solo.gradient is backprop and (axis == -1 or jax.default_backend() == "cpu"):
             found = gradients(axis == -1, state.params, batch, chunk.own_batch, plan.solo.net, given.l2)
         mapped = jax.vmap(member, in_axes if found else (*in_axes[:-1], None), out_axes=(axis, 0))
         return mapped(state, batch, given.l2, given.hyperparams, found)
@@ -193,13 +194,11 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         state, costs = step(state, batch)
         return state, costs.astype(wide(costs.dtype))
 
-    def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
+    def block(state: State, rows: Array) -> tuple[State, Array]:
         batches = _batches(chunk, rows)
-        if plan.layout.name != ONE_KERNEL:
-            state, costs = lax.scan(costed_step, state, batches)
-            return state, (costs, _shares(chunk, batches, costs.dtype))
-        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
-        return state, (costs, jnp.sum(_shares(chunk, batches, costs.dtype), axis=0, keepdims=True))
+        if plan.layout.name == ONE_KERNEL:
+            return _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
+        return lax.scan(costed_step, state, batches)
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
@@ -214,8 +213,11 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
     for blocks, steps, size in cut(chunk.examples, plan.solo.batch_size, features):
         rows, order = jnp.split(order, [blocks * steps * size], axis=-1)
         rows = rows.reshape(*rows.shape[:-1], blocks, steps, size)
-        state, found = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
-        parts.append(jax.tree.map(lambda array: array.reshape(-1, m), found))
+        state, costs = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
+        shares = _shares(chunk, rows.reshape(*rows.shape[:-3], -1, size), costs.dtype)
+        if plan.layout.name == ONE_KERNEL:  # whose costs are of whole blocks
+            shares = jnp.sum(shares.reshape(blocks, steps, m), axis=1)
+        parts.append((costs.reshape(-1, m), shares))
     costs, shares = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     return state, jnp.sum(costs * shares, axis=0) / jnp.sum(shares, axis=0), jnp.all(jnp.isfinite(costs), axis=0)
 
@@ -229,28 +231,28 @@ def _order(chunk: _Chunk, number: Array) -> Array:
     return jax.vmap(order)(chunk.given.key) if chunk.own_order else order(chunk.given.key)
 
 
+def _drawn(chunk: _Chunk, array: Array, own: bool, rows: Array) -> Array:
+    """An array of the data, or the members' own one, at rows (steps, size) or (m, steps, size): steps first."""
+    if not own and not chunk.own_order:
+        return take(array, rows)
+    in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
+    out_axes = 1 if chunk.axis == 0 else -1
+    return jax.vmap(take, in_axes, out_axes)(array, rows)
+
+
 def _batches(chunk: _Chunk, rows: Array) -> tuple[Array, ...]:
-    """The batches of some steps, steps first: of rows (steps, size), or (m, steps, size)."""
-
-    def of(array: Array, own: bool) -> Array:
-        if not own and not chunk.own_order:
-            return take(array, rows)
-        in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
-        out_axes = 1 if chunk.axis == 0 else -1
-        return jax.vmap(take, in_axes, out_axes)(array, rows)
-
-    return tuple(map(of, chunk.given.data, chunk.own.data))
+    """The batches of some steps, steps first."""
+    return tuple(_drawn(chunk, array, own, rows) for array, own in zip(chunk.given.data, chunk.own.data, strict=True))
 
 
-def _shares(chunk: _Chunk, batches: tuple[Array, ...], dtype: DTypeLike) -> Array:
+def _shares(chunk: _Chunk, rows: Array, dtype: DTypeLike) -> Array:
     """What the examples of each step count together, (steps, m)."""
-    _, y, *weights = batches
-    _, own_y, *own_weights = chunk.own_batch
-    shape = (len(y), chunk.members)
-    if not weights:
-        return jnp.full(shape, y.shape[1 + chunk.examples_axis(own_y)], dtype)
-    shares = jnp.sum(weights[0], axis=1 + chunk.examples_axis(own_weights[0]), dtype=dtype)
-    return jnp.broadcast_to(shares if own_weights[0] else shares[:, None], shape)
+    shape = (rows.shape[-2], chunk.members)
+    if len(chunk.given.data) < 3:
+        return jnp.full(shape, rows.shape[-1], dtype)
+    weights, own = _drawn(chunk, chunk.given.data[2], chunk.own.data[2], rows), chunk.own_batch[2]
+    shares = jnp.sum(weights, axis=1 + chunk.examples_axis(own), dtype=dtype)
+    return jnp.broadcast_to(shares if own else shares[:, None], shape)
 
 
 def _measure(chunk: _Chunk, params: Any) -> dict[str, Array]:
@@ -327,26 +329,26 @@ def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
 _BLOCK = 32
 """Epochs in a block at the most."""
 
-_ROUND = 16
-"""Epochs of a round."""
-
 
 def _repeated(
-    times: Array, epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]], carry: tuple[State, Any]
+    times: Array, most: int, epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]], carry: tuple[State, Any]
 ) -> tuple[State, Any]:
     """So many epochs; on a GPU in rounds of a known number, because a loop of unknown length asks the host each time.
 
-    The epoch is compiled twice there, for the rounds and for what is left.
+    The epoch is compiled twice there, for the rounds and for what is left. A round of the square root of the ``most``
+    that there may be asks least.
     """
     zero = jnp.zeros_like(times)
     if jax.default_backend() == "cpu":
         return lax.fori_loop(zero, times, epoch, carry)
 
-    def round_of_epochs(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
-        return lax.fori_loop(0, _ROUND, lambda j, carry: epoch(i * _ROUND + j.astype(i.dtype), carry), carry)
+    length = max(16, power_of_two(math.isqrt(most)))
 
-    rounds = times // _ROUND
-    return lax.fori_loop(rounds * _ROUND, times, epoch, lax.fori_loop(zero, rounds, round_of_epochs, carry))
+    def round_of_epochs(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+        return lax.fori_loop(0, length, lambda j, carry: epoch(i * length + j.astype(i.dtype), carry), carry)
+
+    rounds = times // length
+    return lax.fori_loop(rounds * length, times, epoch, lax.fori_loop(zero, rounds, round_of_epochs, carry))
 
 
 _FEW_STEPS = 4
@@ -383,7 +385,7 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         made = lax.broadcasted_iota(stride.dtype, costs.shape, 0) < stride
         hoped = rows | {"cost": jnp.where(made, costs, 0) if every else costs}
     else:
-        state, hoped = _repeated(stride, hopeful_epoch, (loop.state, rows))
+        state, hoped = _repeated(stride, _BLOCK if every else chunk.plan.every, hopeful_epoch, (loop.state, rows))
     if not every:
         hoped = record(hoped, 0, _measure(chunk, state.params))
     go = _active(loop, None)
