@@ -389,6 +389,53 @@ def test_rounds_of_epochs_on_a_gpu(record_every, x64, monkeypatch):
     assert_close(jnp.asarray(found.history["cost"]), jnp.asarray(expected.history["cost"]))
 
 
+def test_members_with_all_of_their_own_on_a_gpu(x64, monkeypatch):
+    """There the passes of one network are mapped. Rounds of 32 epochs: nine before the record, and 12 more."""
+    params, *data = ensemble_problem()
+    keys, rates, l2 = jax.random.split(KEY, M), jnp.linspace(0.1, 0.5, M), jnp.linspace(0.0, 0.01, M)
+    weights = jnp.linspace(0.0, 1.0, M * 10).reshape(M, 10)
+    options = {"epochs": 330, "batch_size": 3}  # the last of four has a single example
+    alone = [
+        jaxnet.train(
+            keys[k],
+            member(params, k),
+            (*data, weights[k]),
+            net=Network(l2=l2[k]),
+            optimizer=optax.sgd(rates[k]),
+            **options,
+        )
+        for k in range(M)
+    ]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(ensemble.training, "_first_call", lambda *_: 320)
+    result = ensemble.train(
+        keys, params, (*data, weights), net=Network(l2=l2), optimizer=optax.sgd, hyperparams={"learning_rate": rates},
+        record_every=300, layout="stacked", **options,
+    )  # fmt: skip
+    assert result.history["cost"].shape == (M, 1)
+    for k in range(M):
+        assert_close(member(result.params, k), alone[k].params, 1e-10)
+        assert_close(jnp.asarray(result.history["cost"][k, 0]), jnp.asarray(alone[k].history["cost"][299]), 1e-10)
+
+
+@pytest.mark.parametrize("weights", ["none", "shared", "own"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "one kernel"])
+def test_an_epoch_in_several_blocks(layout, weights, x64, monkeypatch):
+    """Of 11 examples: two blocks of a step each, a step more, and a short one."""
+    monkeypatch.setattr(ensemble._loop, "cut", lambda *_: [(2, 1, 3), (1, 1, 3), (1, 1, 2)])
+    params, *data = ensemble_problem(n=11)
+    own = jnp.linspace(0.0, 1.0, M * 11).reshape(M, 11)
+    weighed = {"none": None, "shared": own[0], "own": own}[weights]
+    options = {"optimizer": optax.sgd(0.5), "epochs": 3, "batch_size": 3}
+    everything = tuple(data) if weighed is None else (*data, weighed)
+    result = ensemble.train(KEY, params, everything, layout=layout, **options)
+    for k in range(M):
+        of_one = everything if weights != "own" else (*data, own[k])
+        alone = jaxnet.train(KEY, member(params, k), of_one, **options)
+        assert_close(member(result.params, k), alone.params, 1e-10)
+        assert_close(jnp.asarray(result.history["cost"][k]), jnp.asarray(alone.history["cost"]), 1e-10)
+
+
 def test_no_epochs_at_all():
     params, *data = ensemble_problem(dtype="float32")
     result = ensemble.train(KEY, params, tuple(data), optimizer=SGD, epochs=0)

@@ -194,11 +194,14 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         state, costs = step(state, batch)
         return state, costs.astype(wide(costs.dtype))
 
-    def block(state: State, rows: Array) -> tuple[State, Array]:
+    def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array | None]]:
         batches = _batches(chunk, rows)
-        if plan.layout.name == ONE_KERNEL:
-            return _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
-        return lax.scan(costed_step, state, batches)
+        if plan.layout.name != ONE_KERNEL:
+            state, costs = lax.scan(costed_step, state, batches)
+            return state, (costs, _shares(chunk, batches, costs.dtype))
+        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
+        shares = _shares(chunk, batches, costs.dtype)
+        return state, (costs, None if shares is None else jnp.sum(shares, axis=0, keepdims=True))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
@@ -213,11 +216,11 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
     for blocks, steps, size in cut(chunk.examples, plan.solo.batch_size, features):
         rows, order = jnp.split(order, [blocks * steps * size], axis=-1)
         rows = rows.reshape(*rows.shape[:-1], blocks, steps, size)
-        state, costs = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
-        shares = _shares(chunk, rows.reshape(*rows.shape[:-3], -1, size), costs.dtype)
-        if plan.layout.name == ONE_KERNEL:  # whose costs are of whole blocks
-            shares = jnp.sum(shares.reshape(blocks, steps, m), axis=1)
-        parts.append((costs.reshape(-1, m), shares))
+        state, (costs, shares) = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
+        costs = costs.reshape(-1, m)
+        # What is the same in all steps is not carried out of the loop, which would be a kernel more on a GPU.
+        shares = jnp.full_like(costs, blocks * steps * size // len(costs)) if shares is None else shares.reshape(-1, m)
+        parts.append((costs, shares))
     costs, shares = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     return state, jnp.sum(costs * shares, axis=0) / jnp.sum(shares, axis=0), jnp.all(jnp.isfinite(costs), axis=0)
 
@@ -231,28 +234,26 @@ def _order(chunk: _Chunk, number: Array) -> Array:
     return jax.vmap(order)(chunk.given.key) if chunk.own_order else order(chunk.given.key)
 
 
-def _drawn(chunk: _Chunk, array: Array, own: bool, rows: Array) -> Array:
-    """An array of the data, or the members' own one, at rows (steps, size) or (m, steps, size): steps first."""
-    if not own and not chunk.own_order:
-        return take(array, rows)
-    in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
-    out_axes = 1 if chunk.axis == 0 else -1
-    return jax.vmap(take, in_axes, out_axes)(array, rows)
-
-
 def _batches(chunk: _Chunk, rows: Array) -> tuple[Array, ...]:
-    """The batches of some steps, steps first."""
-    return tuple(_drawn(chunk, array, own, rows) for array, own in zip(chunk.given.data, chunk.own.data, strict=True))
+    """The batches of some steps, steps first: of rows (steps, size), or (m, steps, size)."""
+
+    def of(array: Array, own: bool) -> Array:
+        if not own and not chunk.own_order:
+            return take(array, rows)
+        in_axes = (chunk.axis if own else None, 0 if chunk.own_order else None)
+        out_axes = 1 if chunk.axis == 0 else -1
+        return jax.vmap(take, in_axes, out_axes)(array, rows)
+
+    return tuple(map(of, chunk.given.data, chunk.own.data))
 
 
-def _shares(chunk: _Chunk, rows: Array, dtype: DTypeLike) -> Array:
-    """What the examples of each step count together, (steps, m)."""
-    shape = (rows.shape[-2], chunk.members)
-    if len(chunk.given.data) < 3:
-        return jnp.full(shape, rows.shape[-1], dtype)
-    weights, own = _drawn(chunk, chunk.given.data[2], chunk.own.data[2], rows), chunk.own_batch[2]
+def _shares(chunk: _Chunk, batches: tuple[Array, ...], dtype: DTypeLike) -> Array | None:
+    """What the examples of each step count together, (steps, m); None where each counts as one."""
+    if len(batches) < 3:
+        return None
+    weights, own = batches[2], chunk.own_batch[2]
     shares = jnp.sum(weights, axis=1 + chunk.examples_axis(own), dtype=dtype)
-    return jnp.broadcast_to(shares if own else shares[:, None], shape)
+    return jnp.broadcast_to(shares if own else shares[:, None], (len(weights), chunk.members))
 
 
 def _measure(chunk: _Chunk, params: Any) -> dict[str, Array]:
@@ -335,14 +336,14 @@ def _repeated(
 ) -> tuple[State, Any]:
     """So many epochs; on a GPU in rounds of a known number, because a loop of unknown length asks the host each time.
 
-    The epoch is compiled twice there, for the rounds and for what is left. A round of the square root of the ``most``
-    that there may be asks least.
+    The epoch is compiled twice there, for the rounds and for what is left. Rounds are longer, 16 to 64 epochs, where
+    there may be more, ``most`` of them.
     """
     zero = jnp.zeros_like(times)
     if jax.default_backend() == "cpu":
         return lax.fori_loop(zero, times, epoch, carry)
 
-    length = max(16, power_of_two(math.isqrt(most)))
+    length = min(64, max(16, power_of_two(math.isqrt(most))))
 
     def round_of_epochs(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         return lax.fori_loop(0, length, lambda j, carry: epoch(i * length + j.astype(i.dtype), carry), carry)
