@@ -159,7 +159,7 @@ def cost_stacked(work: Work) -> float:
 
 # Microseconds for a step of all members on an H100, float32, fitted by hand to networks from 2-2-1 to 64-32-10, batches
 # from 4 to 100 and 16 to 65,536 members: within a factor of two of most. Not fitted anew to stacked products since they
-# take up to a fifth less, nor to own orders, which cost one kernel more than shared ones.
+# take up to a fifth less, nor to members' own orders, with which one kernel takes longer.
 _LAUNCH = 8  # stacked, to start the kernels of a layer
 _STACKED_NUMBER = 1e-5  # a parameter or an activation
 _IN_THREADS, _IN_THREADS_MEMBER = 9e-3, 3.5e-7  # a parameter and example: of one member; of one among many

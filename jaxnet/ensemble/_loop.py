@@ -196,12 +196,11 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array | None]]:
         batches = _batches(chunk, rows)
-        if plan.layout.name != ONE_KERNEL:
+        if plan.layout.name == ONE_KERNEL:
+            state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
+        else:
             state, costs = lax.scan(costed_step, state, batches)
-            return state, (costs, _shares(chunk, batches, costs.dtype))
-        state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
-        shares = _shares(chunk, batches, costs.dtype)
-        return state, (costs, None if shares is None else jnp.sum(shares, axis=0, keepdims=True))
+        return state, (costs, _shares(chunk, batches, costs.dtype))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
@@ -218,9 +217,10 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         rows = rows.reshape(*rows.shape[:-1], blocks, steps, size)
         state, (costs, shares) = lax.scan(block, state, jnp.moveaxis(rows, -3, 0))
         costs = costs.reshape(-1, m)
-        # What is the same in all steps is not carried out of the loop, which would be a kernel more on a GPU.
-        shares = jnp.full_like(costs, blocks * steps * size // len(costs)) if shares is None else shares.reshape(-1, m)
-        parts.append((costs, shares))
+        if shares is None:  # the same in all steps, and not carried out of the loop: that is a kernel more on a GPU
+            shares = jnp.full((blocks * steps, m), size, costs.dtype)
+        # One kernel has a cost for each block, and not for each step.
+        parts.append((costs, jnp.sum(shares.reshape(len(costs), -1, m), axis=1)))
     costs, shares = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     return state, jnp.sum(costs * shares, axis=0) / jnp.sum(shares, axis=0), jnp.all(jnp.isfinite(costs), axis=0)
 
