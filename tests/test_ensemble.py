@@ -311,11 +311,13 @@ def test_a_member_with_bad_data_stops_alone():
         ((64, 32, 10), 32, "whole", "stacked"),
         ((784, 30, 10), 10, "whole", "stacked"),
         ((2, 2, 1), 1000, "whole", "stacked"),
-        # Measured to win by factors of 15 to 22, 2.5 and 1.5 to 1.8:
-        ((64, 16, 10), 1, "drawn", "stacked"),
-        ((8, 16, 4), 1, "drawn", "stacked"),
-        ((8, 16, 4), 8, "own", "stacked"),
+        # Where a chunk's steps are one function, these take 0.3 to 0.9 of the time that they take stacked:
+        ((64, 16, 10), 1, "drawn", "members last"),
+        ((8, 16, 4), 1, "drawn", "members last"),
+        ((8, 16, 4), 8, "own", "members last"),
         ((2, 16, 1), 1, "drawn", "members last"),
+        ((30, 30, 10), 32, "whole", "members last"),
+        ((128, 16, 4), 10, "whole", "stacked"),  # with the members last, six times as long
     ],
 )
 def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
@@ -335,8 +337,12 @@ def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batc
         work = ensemble._layouts.Work(members, sizes, batch_size, drawn=False, own_batches=False)
         layout = ensemble._layouts.choose(None, work, True, lambda: True)
         size, starts = ensemble._layouts.cut_into_groups(layout, members)
-        assert members <= size * len(starts) <= 1.3 * members
-        assert batch_size < 8 or layout.chunk not in (64, 96, 128) or layout.name == "stacked"
+        assert members <= size * len(starts)
+        if layout.name == "stacked":
+            assert size * len(starts) <= 1.3 * members
+        else:  # whole registers of 16 numbers, up to two of them in vain in each thread
+            assert layout.chunk % 16 == 0
+            assert size * -(-len(starts) // 2) < -(-members // 2) + 32
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"_colours", "_numeric", "_sharding", "_validate"},
+    {"_colours", "_numeric", "_one_function", "_sharding", "_validate"},
     {"activations"},
     {"losses"},
     {"network"},

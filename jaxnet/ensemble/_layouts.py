@@ -56,27 +56,26 @@ class Layout:
 
 
 # Nanoseconds for a step of a member on two cores of a Xeon with AVX-512, float32, fitted by hand to networks from 2-2-1
-# to 64-16-10, batches from 1 to 32, and batches of their own or shared: within a factor of two of most.
-_KERNEL = 30  # to start one kernel, for all members of a chunk
-_PRODUCT = 100  # a batched product of small matrices
+# to 100-100-10, batches from 1 to 64, and batches of their own or shared: within a factor of two of most.
+_PRODUCT = 200  # a batched product of small matrices
+_FLOP_STACKED, _PARAMETER_STACKED = 1 / 150, 1.3
 _LOOP, _LOOPED = 10, 0.25  # where a batch is one example, products become loops: in all, for each parameter and layer
-_FLOP_STACKED = 1 / 83
-_FLOP_MEMBERS_LAST = 1 / 90
-_UNIT = 0.2  # the activation of a unit, with the members last
-# With the members last, XLA carries a delta back anew for each input that it is multiplied with: so much for each
-# triple of an input, a unit and a unit of the next layer, where batches are drawn, and for each example.
-_CARRIED, _CARRIED_EXAMPLE = 0.4, 0.02
-_OWN, _OWN_LAST = 2, 9  # batches of members' own: a number, stacked, and of every example but one with the members last
+_FLOP_MEMBERS_LAST, _PARAMETER_MEMBERS_LAST = 1 / 70, 0.2
+_UNIT = 0.3  # the activation of a unit, with the members last
+_OWN, _OWN_LAST = 2, 4  # batches of members' own: a number, stacked, and of every example but one with the members last
 _OWN_BATCH = 15  # and such a batch in all, with the members last
 
-_MOST_TERMS = 200
-"""Terms that are written out for one layer at the most: compiling takes longer with each."""
+_MOST_TERMS = 100
+"""Terms that are written out for one layer at the most: with 128, the code that XLA makes takes six times as long."""
 
-_BESIDE = 24
+_FEW_PARAMETERS = 256
+"""Networks of more take less time in chunks of 32 members than of 64."""
+
+_WIDE = 8
+"""Units of a layer whose deltas are carried back: networks with so many take least in chunks of 16 members."""
+
+_BESIDE = 2
 """A chunk with the members last takes as long as so many members more."""
-
-_ONE_CORE = 3600
-"""Numbers that a kernel may touch before XLA splits it between cores, which takes longer than such a kernel does."""
 
 _CACHE = 2**16
 """Numbers that a chunk should touch at the most, to stay in the cache of a core through all its steps."""
@@ -106,44 +105,38 @@ def choose(name: str | None, work: Work, by_hand: bool, kernel_pays: Callable[[]
         return Layout(name, work.members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-work.members // threads)
-    layers = list(pairwise(work.sizes))
     n = work.batch_size
 
-    touched = max(2 * units * inputs + n * units for inputs, units in layers) + 2 * n
-    most = _ONE_CORE // touched
-    last = Layout(MEMBERS_LAST, _in_registers(share, most if most >= 48 else min(128, _CACHE // touched), n), threads)
+    last = Layout(MEMBERS_LAST, _in_registers(share, work), threads)
     most = max(4, 2 * _CACHE // (_parameters(work.sizes) + n * sum(work.sizes[1:])))
     stacked = Layout(STACKED, -(-share // -(-share // most)), threads)
     if name is not None:
         return last if name == MEMBERS_LAST else stacked
     written_out = max(n, *work.sizes) <= _MOST_TERMS
-    return last if by_hand and written_out and cost_members_last(work, last.chunk) < cost_stacked(work) else stacked
+    filled = -(-share // last.chunk) * last.chunk / share
+    return last if by_hand and written_out and filled * cost_members_last(work) < cost_stacked(work) else stacked
 
 
-def _in_registers(share: int, most: int, n: int) -> int:
-    """The chunk of at most so many members by which ``share`` of them take least, with those that only fill the last.
+def _in_registers(share: int, work: Work) -> int:
+    """The chunk by which so many members take least, with those that only fill the last one.
 
-    Multiples of 8, which cost what whole registers of 16 numbers do, or the whole share; but not 64, 96 or 128: with
-    n = 8 to 32 examples a batch, these took 1.1 to 1.6 times as long as their neighbours.
+    Whole registers of 16 numbers: what is left over takes as long as the whole. A single one only for wide layers: of
+    a loop over 16 members whose body is short, XLA makes scalars. Drawing batches pays with more.
     """
+    if max(work.sizes[2:], default=1) >= _WIDE and work.batch_size > 1:
+        return 16
+    if _parameters(work.sizes) > _FEW_PARAMETERS:
+        return 32
+    chunks = (128, 96, 80, 64, 48, 32) if work.drawn else (80, 64, 48, 32)
+    return min(chunks, key=lambda chunk: -(-share // chunk) * (chunk + _BESIDE))
 
-    def cost(chunk: int) -> int:
-        return -(-share // chunk) * (-(-chunk // 16) * 16 + _BESIDE)
 
-    limit = min(share, max(most, 16))
-    chunks = [chunk for chunk in (*range(16, limit + 1, 8), share) if chunk <= limit]
-    return min([chunk for chunk in chunks if chunk % 32 or chunk == 32 or n < 8], key=cost)
-
-
-def cost_members_last(work: Work, chunk: int) -> float:
+def cost_members_last(work: Work) -> float:
     """Nanoseconds for a step of a member with the members last."""
     sizes, n = work.sizes, work.batch_size
-    carried = sum(inputs * units * after for inputs, units, after in zip(sizes, sizes[1:], sizes[2:], strict=False))
     return (
-        _KERNEL * (4 * len(sizes) - 3) / chunk
-        + _FLOP_MEMBERS_LAST * 6 * n * _parameters(sizes)
+        (_FLOP_MEMBERS_LAST * 6 * n + _PARAMETER_MEMBERS_LAST) * _parameters(sizes)
         + _UNIT * n * sum(sizes[1:])
-        + (_CARRIED * work.drawn + _CARRIED_EXAMPLE * n) * carried
         + (_OWN_BATCH + _OWN_LAST * (n - 1) * (sizes[0] + sizes[-1])) * work.own_batches
     )
 
@@ -154,7 +147,8 @@ def cost_stacked(work: Work) -> float:
     gathered = _OWN * work.own_batches * n * (sizes[0] + sizes[-1])
     if n == 1:
         return _LOOP + _LOOPED * layers * _parameters(sizes) + gathered
-    return _PRODUCT * (3 * layers - 1) + _FLOP_STACKED * 6 * n * _parameters(sizes) + gathered
+    numbers = (_FLOP_STACKED * 6 * n + _PARAMETER_STACKED) * _parameters(sizes)
+    return _PRODUCT * (3 * layers - 1) + numbers + gathered
 
 
 # Microseconds for a step of all members on an H100, float32, fitted by hand to networks from 2-2-1 to 64-32-10, batches

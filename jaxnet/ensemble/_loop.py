@@ -20,6 +20,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxnet import _loop as solo
 from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
 from jaxnet._numeric import wide
+from jaxnet._one_function import in_one_function
 from jaxnet._sharding import take
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
@@ -47,6 +48,7 @@ class Plan:
     names: tuple[str, ...] | None
     own: Given  # of bool: which arrays have a leading axis of members
     layout: Layout
+    one_function: bool  # whether loops are compiled as one
     every: int  # epochs between two records of the history
     capacity: int = 1  # records in one compiled call, at the most
 
@@ -106,6 +108,11 @@ class _Chunk(NamedTuple):
     def examples_axis(self, own: bool) -> int:
         """Where the axis of examples lies in data, or a batch, that is members' own or shared."""
         return 1 if own and self.axis == 0 else 0
+
+    @property
+    def loop(self) -> Callable[..., Any]:
+        """``(f, *args) -> f(*args)``, for a loop of many small operations, or one of its iterations."""
+        return in_one_function if self.plan.one_function else lambda f, *args: f(*args)
 
     @property
     def examples(self) -> int:
@@ -199,14 +206,14 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         if plan.layout.name == ONE_KERNEL:
             state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
         else:
-            state, costs = lax.scan(costed_step, state, batches)
+            state, costs = chunk.loop(partial(lax.scan, costed_step), state, batches)
         return state, (costs, _shares(chunk, batches, costs.dtype))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
             state, (costs,) = _on_all_examples(chunk, state, 1, 1)
         else:
-            state, costs = costed_step(state, data)
+            state, costs = chunk.loop(costed_step, state, data)
         return state, costs, jnp.isfinite(costs)
 
     order = _order(chunk, number)
@@ -332,7 +339,11 @@ _BLOCK = 32
 
 
 def _repeated(
-    times: Array, most: int, epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]], carry: tuple[State, Any]
+    chunk: _Chunk,
+    times: Array,
+    most: int,
+    epoch: Callable[[Array, tuple[State, Any]], tuple[State, Any]],
+    carry: tuple[State, Any],
 ) -> tuple[State, Any]:
     """So many epochs; on a GPU in rounds of a known number, because a loop of unknown length asks the host each time.
 
@@ -341,7 +352,8 @@ def _repeated(
     """
     zero = jnp.zeros_like(times)
     if jax.default_backend() == "cpu":
-        return lax.fori_loop(zero, times, epoch, carry)
+        # Another function each time that this is traced, or JAX would not trace the epoch again.
+        return chunk.loop(lambda carry: lax.fori_loop(zero, times, lambda i, c: epoch(i, c), carry), carry)
 
     length = min(64, max(16, power_of_two(math.isqrt(most))))
 
@@ -369,7 +381,9 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
     }
 
     def record(rows: dict[str, Array], i: ArrayLike, values: dict[str, Array]) -> dict[str, Array]:
-        return rows | {name: rows[name].at[i if every else 0].set(value) for name, value in values.items()}
+        row = i if every else 0
+        written = {name: lax.dynamic_update_index_in_dim(rows[name], value, row, 0) for name, value in values.items()}
+        return rows | written
 
     def hopeful_epoch(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, rows = carry
@@ -386,7 +400,9 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         made = lax.broadcasted_iota(stride.dtype, costs.shape, 0) < stride
         hoped = rows | {"cost": jnp.where(made, costs, 0) if every else costs}
     else:
-        state, hoped = _repeated(stride, _BLOCK if every else chunk.plan.every, hopeful_epoch, (loop.state, rows))
+        state, hoped = _repeated(
+            chunk, stride, _BLOCK if every else chunk.plan.every, hopeful_epoch, (loop.state, rows)
+        )
     if not every:
         hoped = record(hoped, 0, _measure(chunk, state.params))
     go = _active(loop, None)

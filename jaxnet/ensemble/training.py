@@ -27,6 +27,7 @@ from jaxnet._arguments import (
     checked_metrics,
     checked_options,
 )
+from jaxnet._one_function import COMPILER_OPTIONS
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
@@ -42,6 +43,7 @@ from jaxnet.ensemble._arguments import (
     not_finite_parts,
 )
 from jaxnet.ensemble._layouts import (
+    MEMBERS_LAST,
     ONE_KERNEL,
     STACKED,
     Layout,
@@ -198,11 +200,13 @@ def train(
     drawn = batch_size < n
     own_batches = drawn and (own.key or own.subset is not None or any(own.data))
     work = Work(members, sizes, batch_size, drawn, own_batches)
+    chosen = _checked_layout(layout, work, gradient is backprop, net, one, params, member)
     plan = Plan(
         solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
         names,
         own,
-        _checked_layout(layout, work, gradient is backprop, net, one, params, member),
+        chosen,
+        chosen.name == MEMBERS_LAST and _on_one_cpu((params, given)),
         checked_count("record_every", record_every, least=1),
     )
     everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
@@ -257,6 +261,11 @@ def _on_hopper(params: Params) -> bool:
     weight = params[0].weight
     devices = weight.devices() if isinstance(weight, Array) else jax.devices()[:1]
     return len(devices) == 1 and all(float(getattr(device, "compute_capability", 0)) >= 9 for device in devices)
+
+
+def _on_one_cpu(tree: Any) -> bool:
+    devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)))
+    return jax.default_backend() == "cpu" and len(devices) <= 1
 
 
 def _own(given: Given) -> Given:
@@ -393,8 +402,12 @@ def _sharding(leaf: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple[Any, ...]) -> Any:
-    # XLA's default is 256 bits; processors without wider registers take two instructions then.
-    options: Any = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    options: Any = None
+    if jax.default_backend() == "cpu":
+        # XLA's default is 256 bits; processors without wider registers take two instructions then.
+        options = {"xla_cpu_prefer_vector_width": 512}
+        if plan.one_function:
+            options |= COMPILER_OPTIONS
     return run.lower(plan, *jax.tree.unflatten(tree, shapes)).compile(options)
 
 

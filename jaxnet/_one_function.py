@@ -1,0 +1,74 @@
+"""Loops of small operations on a CPU, compiled as one function.
+
+XLA compiles a program for a CPU to kernels, one for each fusion of operations, which its runtime starts one by one:
+that takes as long as some hundred operations, and a loop whose body has more than eight kernels asks for memory in
+every iteration. A loop that it takes for small it compiles to one function, in which a kernel costs nothing to start,
+but next to none is small enough. Here loops are marked as such whatever their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+from jax.core import eval_jaxpr
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Jaxpr, subjaxprs
+
+_R = TypeVar("_R")
+
+COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+"""With what a program that holds one function must be compiled: XLA leaves its sums to no library then."""
+
+_PRIMITIVES = {
+    "abs", "add", "and", "argmax", "argmin", "broadcast_in_dim", "cbrt", "ceil", "clamp", "concatenate", "cond",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "cummax", "cummin", "cumprod", "cumsum", "custom_jvp_call",
+    "custom_vjp_call", "div", "dynamic_slice", "dynamic_update_slice", "eq", "erf", "erf_inv", "erfc", "exp", "exp2",
+    "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p", "logistic",
+    "lt", "max", "min", "mul", "ne", "neg", "not", "optimization_barrier", "or", "pad", "pjit", "pow", "reduce_and",
+    "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt",
+    "scan", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "slice",
+    "split", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
+}  # fmt: skip
+"""What one function can hold. Sorting, scattering and factorizations it cannot, and products take longer in it."""
+
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)
+
+
+def in_one_function(f: Callable[..., _R], *args: Any) -> _R:
+    """``f(*args)``, compiled as one function where it can be, and is not part of another; within ``jax.jit``, on a CPU.
+
+    What f does not get as an argument, but from around it, may be traced, too. Where f cannot be one function, parts of
+    it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers.
+    """
+    if _inside.get():
+        return f(*args)
+    token = _inside.set(True)
+    try:
+        closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    finally:
+        _inside.reset(token)
+    if not _can_be(closed.jaxpr):
+        return f(*args)
+    inputs = [*closed.consts, *jax.tree.leaves(args)]
+
+    @jax.jit
+    def function(inputs: list[Any]) -> Any:
+        split = len(closed.consts)
+        outputs = eval_jaxpr(closed.jaxpr, inputs[:split], *inputs[split:])
+        return outputs, lax.optimization_barrier(inputs)
+
+    # XLA aborts where such a function has an input that it finds no use for. So all are outputs, too, and the barriers
+    # keep JAX from noticing that no one needs them.
+    marked = set_xla_metadata(function(inputs), inlineable="false", xla_cpu_small_call="true")
+    outputs, _ = lax.optimization_barrier(marked)
+    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+
+def _can_be(jaxpr: Jaxpr) -> bool:
+    return all(equation.primitive.name in _PRIMITIVES for equation in jaxpr.eqns) and all(
+        map(_can_be, subjaxprs(jaxpr))
+    )
