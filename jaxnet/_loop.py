@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
+from jaxnet._one_function import COMPILER_OPTIONS, in_one_function
 from jaxnet._sharding import take
 from jaxnet._validate import as_array
 from jaxnet.backprop import cost
@@ -30,6 +31,7 @@ class Plan:
     gradient: Gradient
     metrics: tuple[tuple[str, Metric], ...]
     batch_size: int
+    one_function: bool = False  # whether the steps of a block are compiled as one
 
 
 class Best(NamedTuple):
@@ -51,6 +53,14 @@ class Loop(NamedTuple):
 
 
 Batch = tuple[Array, ...]
+
+_FEW = 2500
+"""Examples times parameters: products of more take longer in one function."""
+
+
+def few_products(params: Any, examples: int) -> bool:
+    """Whether the products of so many examples with the weights take less time as loops in one function."""
+    return examples * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _FEW
 
 
 def with_l2(plan: Plan, l2: Array | None) -> Network:
@@ -108,7 +118,9 @@ def shuffled(key: Array, n: int) -> Array:
         return (keys & mask).astype(indices)
 
 
-def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> tuple[State, Array, Array]:
+def _epoch(
+    plan: Plan, net: Network, state: State, data: Batch, key: Array, number: Array
+) -> tuple[State, Array, Array]:
     """One epoch: ``(state, mean cost over the examples, all costs finite)``."""
     n, features = data[0].shape
     step = make_step(plan.optimizer, net, plan.gradient)
@@ -119,7 +131,11 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array]]:
         batches = rows_of(data, rows)
-        state, costs = lax.scan(costed_step, state, batches)
+        steps = partial(lax.scan, costed_step)
+        if plan.one_function:
+            state, costs = in_one_function(steps, state, batches, products=True)
+        else:
+            state, costs = steps(state, batches)
         if len(batches) == 3:
             return state, (costs, jnp.sum(batches[2], axis=-1, dtype=costs.dtype))
         return state, (costs, jnp.full(costs.shape, rows.shape[-1], costs.dtype))
@@ -127,7 +143,7 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array) -> t
     if plan.batch_size == n:
         state, value = costed_step(state, data)
         return state, value, jnp.isfinite(value)
-    order, costs, shares = shuffled(key, n), [], []
+    order, costs, shares = shuffled(jax.random.fold_in(key, number), n), [], []
     for blocks, steps, size in cut(n, plan.batch_size, features):
         rows, order = jnp.split(order, [blocks * steps * size])
         state, (part_costs, part_shares) = lax.scan(block, state, rows.reshape(blocks, steps, size))
@@ -188,8 +204,7 @@ def fetched(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-@partial(jax.jit, static_argnames="plan", donate_argnames="loop")
-def run(
+def _run(
     plan: Plan,
     loop: Loop,
     key: Array,
@@ -212,10 +227,11 @@ def run(
 
     def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
         loop, history = carry
-        state, mean_cost, finite = _epoch(plan, net, loop.state, data, jax.random.fold_in(key, loop.epoch))
+        state, mean_cost, finite = _epoch(plan, net, loop.state, data, key, loop.epoch)
         finite &= all_finite(state.params)
         values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
-        history = {name: history[name].at[loop.epoch - start].set(value) for name, value in values.items()}
+        row = loop.epoch - start
+        history = {name: lax.dynamic_update_index_in_dim(history[name], values[name], row, 0) for name in values}
         best = loop.best
         if best is not None:
             candidate = Best(values["validation_cost"], loop.epoch, state)
@@ -228,7 +244,21 @@ def run(
         lambda params: measure(plan, net, params, data, validation), loop.state.params
     )
     history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
-    return lax.while_loop(goes_on, one_epoch, (loop, history))
+    epochs = partial(lax.while_loop, goes_on, one_epoch)
+    n = len(data[0])
+    examples = n if validation is None else n + len(validation[0])
+    if plan.one_function and plan.batch_size == n and few_products(loop.state.params, examples):
+        return in_one_function(epochs, (loop, history), products=True)
+    return epochs((loop, history))
+
+
+_jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
+_run_kernels, _run_one_function = _jitted(), _jitted(compiler_options=COMPILER_OPTIONS)
+
+
+def run(plan: Plan, *args: Any) -> tuple[Loop, dict[str, Array]]:
+    """`_run`, compiled for what the plan says."""
+    return (_run_one_function if plan.one_function else _run_kernels)(plan, *args)
 
 
 def replay(

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import jax
-from jax import lax
+from jax import Array, lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Jaxpr, subjaxprs
@@ -31,15 +31,26 @@ _PRIMITIVES = {
     "lt", "max", "min", "mul", "ne", "neg", "not", "optimization_barrier", "or", "pad", "pjit", "pow", "reduce_and",
     "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt",
     "scan", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "slice",
-    "split", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
+    "split", "sqrt", "square", "squeeze", "stack", "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
 }  # fmt: skip
-"""What one function can hold. Sorting, scattering and factorizations it cannot, and products take longer in it."""
+"""What one function can hold; sorting, scattering and factorizations it cannot."""
+
+_PRODUCT = "dot_general"
+"""It can hold a product, too, but as a plain loop, which takes long."""
 
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
 
-def in_one_function(f: Callable[..., _R], *args: Any) -> _R:
+def on_one_cpu(tree: Any) -> bool:
+    """Whether the arrays of a tree lie on one CPU, or those that are made from them will."""
+    devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)))
+    return jax.default_backend() == "cpu" and len(devices) <= 1
+
+
+def in_one_function(f: Callable[..., _R], *args: Any, products: bool = False) -> _R:
     """``f(*args)``, compiled as one function where it can be, and is not part of another; within ``jax.jit``, on a CPU.
+
+    ``products`` says whether it may hold some.
 
     What f does not get as an argument, but from around it, may be traced, too. Where f cannot be one function, parts of
     it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers.
@@ -51,7 +62,7 @@ def in_one_function(f: Callable[..., _R], *args: Any) -> _R:
         closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
     finally:
         _inside.reset(token)
-    if not _can_be(closed.jaxpr):
+    if not _can_be(closed.jaxpr, products):
         return f(*args)
     inputs = [*closed.consts, *jax.tree.leaves(args)]
 
@@ -68,7 +79,6 @@ def in_one_function(f: Callable[..., _R], *args: Any) -> _R:
     return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
 
-def _can_be(jaxpr: Jaxpr) -> bool:
-    return all(equation.primitive.name in _PRIMITIVES for equation in jaxpr.eqns) and all(
-        map(_can_be, subjaxprs(jaxpr))
-    )
+def _can_be(jaxpr: Jaxpr, products: bool) -> bool:
+    names = {equation.primitive.name for equation in jaxpr.eqns} - ({_PRODUCT} if products else set())
+    return names <= _PRIMITIVES and all(_can_be(part, products) for part in subjaxprs(jaxpr))

@@ -27,7 +27,7 @@ from jaxnet._arguments import (
     checked_metrics,
     checked_options,
 )
-from jaxnet._one_function import COMPILER_OPTIONS
+from jaxnet._one_function import COMPILER_OPTIONS, on_one_cpu
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
@@ -206,7 +206,7 @@ def train(
         names,
         own,
         chosen,
-        chosen.name == MEMBERS_LAST and _on_one_cpu((params, given)),
+        chosen.name == MEMBERS_LAST and on_one_cpu((params, given)),
         checked_count("record_every", record_every, least=1),
     )
     everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
@@ -261,11 +261,6 @@ def _on_hopper(params: Params) -> bool:
     weight = params[0].weight
     devices = weight.devices() if isinstance(weight, Array) else jax.devices()[:1]
     return len(devices) == 1 and all(float(getattr(device, "compute_capability", 0)) >= 9 for device in devices)
-
-
-def _on_one_cpu(tree: Any) -> bool:
-    devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)))
-    return jax.default_backend() == "cpu" and len(devices) <= 1
 
 
 def _own(given: Given) -> Given:
