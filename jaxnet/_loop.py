@@ -133,7 +133,7 @@ def _epoch(
         batches = rows_of(data, rows)
         steps = partial(lax.scan, costed_step)
         if plan.one_function:
-            state, costs = in_one_function(steps, state, batches, products=True)
+            state, costs = in_one_function(steps, state, batches, products=3 * len(state.params))
         else:
             state, costs = steps(state, batches)
         if len(batches) == 3:
@@ -230,8 +230,7 @@ def _run(
         state, mean_cost, finite = _epoch(plan, net, loop.state, data, key, loop.epoch)
         finite &= all_finite(state.params)
         values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
-        row = loop.epoch - start
-        history = {name: lax.dynamic_update_index_in_dim(history[name], values[name], row, 0) for name in values}
+        history = {name: record(history[name], loop.epoch - start, value) for name, value in values.items()}
         best = loop.best
         if best is not None:
             candidate = Best(values["validation_cost"], loop.epoch, state)
@@ -244,11 +243,17 @@ def _run(
         lambda params: measure(plan, net, params, data, validation), loop.state.params
     )
     history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
+
+    def record(array: Array, row: Array, value: Array) -> Array:
+        if plan.one_function:  # which can hold no scatter
+            return lax.dynamic_update_index_in_dim(array, value, row, 0)
+        return array.at[row].set(value)
+
     epochs = partial(lax.while_loop, goes_on, one_epoch)
-    n = len(data[0])
-    examples = n if validation is None else n + len(validation[0])
-    if plan.one_function and plan.batch_size == n and few_products(loop.state.params, examples):
-        return in_one_function(epochs, (loop, history), products=True)
+    n, held = len(data[0]), 0 if validation is None else len(validation[0])
+    if plan.one_function and plan.batch_size == n and few_products(loop.state.params, n + held):
+        passes = 3 + len(names) - 1  # those of the gradient, and one for each value that is measured
+        return in_one_function(epochs, (loop, history), products=passes * len(loop.state.params))
     return epochs((loop, history))
 
 

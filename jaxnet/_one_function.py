@@ -8,7 +8,7 @@ but next to none is small enough. Here loops are marked as such whatever their s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -23,20 +23,21 @@ _R = TypeVar("_R")
 COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
 """With what a program that holds one function must be compiled: XLA leaves its sums to no library then."""
 
+_PRODUCT = "dot_general"
+"""A product is a plain loop there, which takes long where it is not small."""
+
 _PRIMITIVES = {
     "abs", "add", "and", "argmax", "argmin", "broadcast_in_dim", "cbrt", "ceil", "clamp", "concatenate", "cond",
-    "convert_element_type", "copy", "copy_p", "cos", "cosh", "cummax", "cummin", "cumprod", "cumsum", "custom_jvp_call",
-    "custom_vjp_call", "div", "dynamic_slice", "dynamic_update_slice", "eq", "erf", "erf_inv", "erfc", "exp", "exp2",
-    "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p", "logistic",
-    "lt", "max", "min", "mul", "ne", "neg", "not", "optimization_barrier", "or", "pad", "pjit", "pow", "reduce_and",
-    "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt",
-    "scan", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "slice",
-    "split", "sqrt", "square", "squeeze", "stack", "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "cummax", "cummin", "cumprod", "cumsum",
+    "custom_jvp_call", "custom_vjp_call", "div", _PRODUCT, "dynamic_slice", "dynamic_update_slice", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite",
+    "jit", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "optimization_barrier",
+    "or", "pad", "pjit", "pow", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
+    "rem", "reshape", "rev", "round", "rsqrt", "scan", "select_n", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sign", "sin", "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack",
+    "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
 }  # fmt: skip
 """What one function can hold; sorting, scattering and factorizations it cannot."""
-
-_PRODUCT = "dot_general"
-"""It can hold a product, too, but as a plain loop, which takes long."""
 
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
@@ -47,10 +48,10 @@ def on_one_cpu(tree: Any) -> bool:
     return jax.default_backend() == "cpu" and len(devices) <= 1
 
 
-def in_one_function(f: Callable[..., _R], *args: Any, products: bool = False) -> _R:
+def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0) -> _R:
     """``f(*args)``, compiled as one function where it can be, and is not part of another; within ``jax.jit``, on a CPU.
 
-    ``products`` says whether it may hold some.
+    It can be, if it holds nothing but small operations, and no more than so many products.
 
     What f does not get as an argument, but from around it, may be traced, too. Where f cannot be one function, parts of
     it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers.
@@ -62,7 +63,8 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: bool = False) ->
         closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
     finally:
         _inside.reset(token)
-    if not _can_be(closed.jaxpr, products):
+    primitives = list(_primitives(closed.jaxpr))
+    if not _PRIMITIVES.issuperset(primitives) or primitives.count(_PRODUCT) > products:
         return f(*args)
     inputs = [*closed.consts, *jax.tree.leaves(args)]
 
@@ -79,6 +81,8 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: bool = False) ->
     return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
 
-def _can_be(jaxpr: Jaxpr, products: bool) -> bool:
-    names = {equation.primitive.name for equation in jaxpr.eqns} - ({_PRODUCT} if products else set())
-    return names <= _PRIMITIVES and all(_can_be(part, products) for part in subjaxprs(jaxpr))
+def _primitives(jaxpr: Jaxpr) -> Iterator[str]:
+    """The names of all operations, with those of loops and branches."""
+    yield from (equation.primitive.name for equation in jaxpr.eqns)
+    for part in subjaxprs(jaxpr):
+        yield from _primitives(part)

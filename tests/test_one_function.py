@@ -60,6 +60,14 @@ def test_what_one_function_cannot_hold_stays_as_it_is(step):
     np.testing.assert_allclose(program(X), jax.jit(loop)(X), rtol=1e-5, atol=1e-6)
 
 
+def test_few_products_may_be_part_of_it():
+    loop = repeat(lambda x: jnp.tanh(x @ jnp.eye(16) @ jnp.eye(16)), 5)
+    programs = [compiled(lambda x, most=most: in_one_function(loop, x, products=most), X) for most in (1, 2)]
+    assert [functions(program) for program in programs] == [0, 1]
+    for program in programs:
+        np.testing.assert_allclose(program(X), jax.jit(loop)(X), rtol=1e-5, atol=1e-6)
+
+
 def test_parts_become_functions_where_the_whole_cannot():
     def epoch(x):
         return in_one_function(repeat(jnp.tanh, 4), in_one_function(repeat(jnp.sin, 3), jnp.sort(x, axis=0)))
