@@ -16,7 +16,7 @@ import jax
 from jax import Array, lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Jaxpr, subjaxprs
+from jax.extend.core import Jaxpr, get_opaque_trace_state, subjaxprs
 
 _R = TypeVar("_R")
 
@@ -42,10 +42,16 @@ _PRIMITIVES = {
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
 
-def on_one_cpu(tree: Any) -> bool:
-    """Whether the arrays of a tree lie on one CPU, or those that are made from them will."""
+_OUTSIDE = get_opaque_trace_state()
+
+
+def may_be_one_function(tree: Any) -> bool:
+    """Whether work on the arrays of a tree may be one function: on one CPU, and in no transformation of JAX.
+
+    In one, a traced number may hide in a caller's function, and what becomes of the loop is out of our hands.
+    """
     devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)))
-    return jax.default_backend() == "cpu" and len(devices) <= 1
+    return jax.default_backend() == "cpu" and len(devices) <= 1 and get_opaque_trace_state() == _OUTSIDE
 
 
 def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0) -> _R:

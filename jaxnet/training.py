@@ -27,7 +27,7 @@ from jaxnet._arguments import (
     not_finite_example,
 )
 from jaxnet._loop import CAPACITY, Batch, Plan, begin, fetched, few_products, first_call, next_call, replay, run
-from jaxnet._one_function import on_one_cpu
+from jaxnet._one_function import may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._validate import check_key
 from jaxnet.backprop import backprop
@@ -148,11 +148,11 @@ def train(
     check_functions(optimizer, gradient)
 
     l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
-    one_function = on_one_cpu((params, data, validation, key)) and (batch_size == 1 or few_products(params, batch_size))
+    small = batch_size == 1 or few_products(params, batch_size)
+    one_function = small and may_be_one_function((params, data, validation, key))
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function)
 
     loop = begin(plan, params, key, stops=patience is not None)
-    check_concrete("train", loop)  # within jit all is traced
     histories: list[dict[str, np.ndarray]] = []
     examples = len(data[0]) + (0 if validation is None else len(validation[0]))
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -162,7 +162,7 @@ def train(
             start, end = done, min(epochs, done + min(stride, CAPACITY))
             began = time.perf_counter()
             loop, history = run(plan, loop, key, data, validation, l2, patience, end)
-            check_concrete("train", loop)  # a traced step size hides in the optimizer
+            check_concrete("train", loop)  # within jit all is traced, and a traced step size hides in the optimizer
             epoch, finite, history = fetched((loop.epoch, loop.finite, history))
             done = int(epoch)
             histories.append({name: values[: done - start] for name, values in history.items()})

@@ -461,14 +461,17 @@ def test_train_cannot_be_compiled():
         lambda run: jax.jit(lambda: run(KEY, SGD))(),
         lambda run: jax.vmap(lambda key: run(key, SGD))(jax.random.split(KEY, 2)),
         lambda run: jax.vmap(lambda rate: run(KEY, optax.sgd(rate)))(jnp.ones(2)),
+        lambda run: jax.grad(lambda rate: run(KEY, optax.sgd(rate))[0].bias[0])(0.1),
     ],
-    ids=["nothing is given", "key", "step size"],
+    ids=["nothing is given", "key", "step size", "step size in grad"],
 )
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
-def test_train_cannot_be_traced_whatever_is(traced):
+def test_train_cannot_be_traced_whatever_is(traced, batch_size):
     params, x, y = problem((3, 2))
+    options = {"epochs": 1, "batch_size": batch_size}
     with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
-        traced(lambda key, optimizer: jaxnet.train(key, params, (x, y), optimizer=optimizer, epochs=1).params)
+        traced(lambda key, optimizer: jaxnet.train(key, params, (x, y), optimizer=optimizer, **options).params)
 
 
 def test_a_gradient_function_may_return_a_python_number():

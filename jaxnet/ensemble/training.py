@@ -27,7 +27,7 @@ from jaxnet._arguments import (
     checked_metrics,
     checked_options,
 )
-from jaxnet._one_function import COMPILER_OPTIONS, on_one_cpu
+from jaxnet._one_function import COMPILER_OPTIONS, may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
@@ -206,7 +206,7 @@ def train(
         names,
         own,
         chosen,
-        chosen.name == MEMBERS_LAST and on_one_cpu((params, given)),
+        chosen.name == MEMBERS_LAST and may_be_one_function((params, given)),
         checked_count("record_every", record_every, least=1),
     )
     everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
