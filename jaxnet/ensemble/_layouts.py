@@ -127,7 +127,7 @@ def _in_registers(share: int, work: Work) -> int:
         return 16
     if _parameters(work.sizes) > _FEW_PARAMETERS:
         return 32
-    chunks = (128, 96, 80, 64, 48, 32) if work.drawn else (80, 64, 48, 32)
+    chunks = (128, 96, 64, 48, 32) if work.drawn else (64, 48, 32)
     return min(chunks, key=lambda chunk: -(-share // chunk) * (chunk + _BESIDE))
 
 
