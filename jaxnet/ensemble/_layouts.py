@@ -29,11 +29,11 @@ class Layout:
     ----------
     name
         ``"stacked"`` maps the step of one network over the leading axis of members: batched matrix products.
-        ``"members last"`` keeps the members on the last axis and writes the sums over units out: for tiny networks,
-        whose products fill no register. ``"one kernel"`` lets each thread or warp of a GPU carry a network through all
-        steps of an epoch, or of many where a batch is all examples: for networks of up to some 2,500 parameters, and
-        optimizers that treat each number by itself, such as ``optax.sgd`` and ``optax.adam``. These two have the
-        gradient of `jaxnet.backprop` built in.
+        ``"members last"`` keeps the members on the last axis and writes the sums over units out, and on a CPU its steps
+        are compiled as one function: for networks of up to 100 units in a layer, whose products are small. ``"one
+        kernel"`` lets each thread or warp of a GPU carry a network through all steps of an epoch, or of many where a
+        batch is all examples: for networks of up to some 2,500 parameters, and optimizers that treat each number by
+        itself, such as ``optax.sgd`` and ``optax.adam``. These two have the gradient of `jaxnet.backprop` built in.
     chunk
         So many members run all their epochs together, in the cache.
     threads
