@@ -31,7 +31,7 @@ class Plan:
     gradient: Gradient
     metrics: tuple[tuple[str, Metric], ...]
     batch_size: int
-    one_function: bool = False  # whether the steps of a block are compiled as one
+    one_function: bool  # whether loops of small operations are compiled as one
 
 
 class Best(NamedTuple):
@@ -250,8 +250,7 @@ def _run(
         return array.at[row].set(value)
 
     epochs = partial(lax.while_loop, goes_on, one_epoch)
-    n, held = len(data[0]), 0 if validation is None else len(validation[0])
-    if plan.one_function and plan.batch_size == n and few_products(loop.state.params, n + held):
+    if plan.one_function and plan.batch_size == len(data[0]):
         passes = 3 + len(names) - 1  # those of the gradient, and one for each value that is measured
         return in_one_function(epochs, (loop, history), products=passes * len(loop.state.params))
     return epochs((loop, history))

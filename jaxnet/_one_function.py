@@ -40,9 +40,10 @@ _PRIMITIVES = {
 """What one function can hold; sorting, scattering and factorizations it cannot."""
 
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
-
+"""Whether a function is being traced, so that parts of it are part of it."""
 
 _OUTSIDE = get_opaque_trace_state()
+"""JAX's state outside of all transformations."""
 
 
 def may_be_one_function(tree: Any) -> bool:

@@ -148,13 +148,14 @@ def train(
     check_functions(optimizer, gradient)
 
     l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
-    small = batch_size == 1 or few_products(params, batch_size)
+    examples = len(data[0]) + (0 if validation is None else len(validation[0]))
+    drawn = batch_size < len(data[0])  # then only steps are one function, and else the whole loop with what it measures
+    small = (drawn and batch_size == 1) or few_products(params, batch_size if drawn else examples)
     one_function = small and may_be_one_function((params, data, validation, key))
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function)
 
     loop = begin(plan, params, key, stops=patience is not None)
     histories: list[dict[str, np.ndarray]] = []
-    examples = len(data[0]) + (0 if validation is None else len(validation[0]))
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
     done, stride = 0, first_call(-(-len(data[0]) // batch_size), examples * numbers)
     with progress_bar(epochs) if progress else nullcontext() as show:

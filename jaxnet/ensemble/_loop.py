@@ -48,7 +48,6 @@ class Plan:
     names: tuple[str, ...] | None
     own: Given  # of bool: which arrays have a leading axis of members
     layout: Layout
-    one_function: bool  # whether loops are compiled as one
     every: int  # epochs between two records of the history
     capacity: int = 1  # records in one compiled call, at the most
 
@@ -112,7 +111,7 @@ class _Chunk(NamedTuple):
     @property
     def loop(self) -> Callable[..., Any]:
         """``(f, *args) -> f(*args)``, for a loop of many small operations, or one of its iterations."""
-        return in_one_function if self.plan.one_function else lambda f, *args: f(*args)
+        return in_one_function if self.plan.solo.one_function else lambda f, *args: f(*args)
 
     @property
     def examples(self) -> int:

@@ -201,12 +201,12 @@ def train(
     own_batches = drawn and (own.key or own.subset is not None or any(own.data))
     work = Work(members, sizes, batch_size, drawn, own_batches)
     chosen = _checked_layout(layout, work, gradient is backprop, net, one, params, member)
+    one_function = chosen.name == MEMBERS_LAST and may_be_one_function((params, given))
     plan = Plan(
-        solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size),
+        solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function),
         names,
         own,
         chosen,
-        chosen.name == MEMBERS_LAST and may_be_one_function((params, given)),
         checked_count("record_every", record_every, least=1),
     )
     everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
@@ -401,7 +401,7 @@ def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple
     if jax.default_backend() == "cpu":
         # XLA's default is 256 bits; processors without wider registers take two instructions then.
         options = {"xla_cpu_prefer_vector_width": 512}
-        if plan.one_function:
+        if plan.solo.one_function:
             options |= COMPILER_OPTIONS
     return run.lower(plan, *jax.tree.unflatten(tree, shapes)).compile(options)
 
