@@ -13,7 +13,7 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxnet._numeric import wide
+from jaxnet._numeric import portions, wide
 from jaxnet._one_function import COMPILER_OPTIONS, in_one_function
 from jaxnet._sharding import take
 from jaxnet._validate import as_array
@@ -118,10 +118,8 @@ def shuffled(key: Array, n: int) -> Array:
         return (keys & mask).astype(indices)
 
 
-def _epoch(
-    plan: Plan, net: Network, state: State, data: Batch, key: Array, number: Array
-) -> tuple[State, Array, Array]:
-    """One epoch: ``(state, mean cost over the examples, all costs finite)``."""
+def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array, number: Array) -> tuple[State, Array]:
+    """One epoch: ``(state, mean cost over the examples)``, which is finite where the costs of all steps are."""
     n, features = data[0].shape
     step = make_step(plan.optimizer, net, plan.gradient)
 
@@ -141,16 +139,14 @@ def _epoch(
         return state, (costs, jnp.full(costs.shape, rows.shape[-1], costs.dtype))
 
     if plan.batch_size == n:
-        state, value = costed_step(state, data)
-        return state, value, jnp.isfinite(value)
+        return costed_step(state, data)
     order, costs, shares = shuffled(jax.random.fold_in(key, number), n), [], []
     for blocks, steps, size in cut(n, plan.batch_size, features):
         rows, order = jnp.split(order, [blocks * steps * size])
         state, (part_costs, part_shares) = lax.scan(block, state, rows.reshape(blocks, steps, size))
         costs.append(part_costs.reshape(-1))
         shares.append(part_shares.reshape(-1))
-    costs, shares = jnp.concatenate(costs), jnp.concatenate(shares)
-    return state, jnp.sum(costs * shares) / jnp.sum(shares), jnp.all(jnp.isfinite(costs))
+    return state, jnp.sum(jnp.concatenate(costs) * portions(jnp.concatenate(shares)))
 
 
 def all_finite(tree: Any) -> Array:
@@ -227,8 +223,8 @@ def _run(
 
     def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
         loop, history = carry
-        state, mean_cost, finite = _epoch(plan, net, loop.state, data, key, loop.epoch)
-        finite &= all_finite(state.params)
+        state, mean_cost = _epoch(plan, net, loop.state, data, key, loop.epoch)
+        finite = jnp.isfinite(mean_cost) & all_finite(state.params)
         values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
         history = {name: record(history[name], loop.epoch - start, value) for name, value in values.items()}
         best = loop.best

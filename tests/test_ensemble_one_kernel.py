@@ -115,16 +115,19 @@ def test_batches_that_are_drawn(options, sizes, x64):
 
 def test_every_epoch_is_recorded(x64, monkeypatch):
     """More of them than fit into one call of the kernel, and nothing is done again with care."""
-    careful, one_epoch = [], _loop._one_epoch
+    strides, advance = [], _loop._advance
 
-    def counted(*arguments):
-        jax.debug.callback(lambda: careful.append(1))
-        return one_epoch(*arguments)
+    def counted(chunk, loop, stride, *arguments):
+        jax.debug.callback(lambda stride: strides.append(int(stride)), stride)
+        return advance(chunk, loop, stride, *arguments)
 
-    monkeypatch.setattr(_loop, "_one_epoch", counted)
+    monkeypatch.setattr(_loop, "_advance", counted)
+    monkeypatch.setattr(ensemble.training.solo, "first_call", lambda *_: 71)
     assert_same(data=xor(), epochs=71)
     jax.effects_barrier()
-    assert not careful
+    for_the_kernel, stacked = strides[:3], strides[3:]
+    assert for_the_kernel == [32, 32, 7]
+    assert sorted(stacked) == [7, 7, 32, 32, 32, 32]  # in two groups
 
 
 def test_more_examples_than_go_through_a_warp_together(x64):

@@ -19,8 +19,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet import _loop as solo
 from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
-from jaxnet._numeric import wide
-from jaxnet._one_function import in_one_function
+from jaxnet._numeric import portions, wide
+from jaxnet._one_function import QUICKLY, in_one_function
 from jaxnet._sharding import take
 from jaxnet.backprop import backprop
 from jaxnet.ensemble._gradients import gradients
@@ -191,8 +191,8 @@ def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: in
     return _in_one_kernel(chunk, state, tuple(a[None] for a in chunk.given.data), chunk.own.data, epochs, records)
 
 
-def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Array]:
-    """One epoch of each member: ``(states, mean costs over the examples, all costs finite)``."""
+def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array]:
+    """One epoch of each member: ``(states, mean costs over the examples)``, finite where all costs of steps are."""
     plan, data, m = chunk.plan, chunk.given.data, chunk.members
     step = _step(chunk)
 
@@ -211,9 +211,8 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
             state, (costs,) = _on_all_examples(chunk, state, 1, 1)
-        else:
-            state, costs = chunk.loop(costed_step, state, data)
-        return state, costs, jnp.isfinite(costs)
+            return state, costs
+        return chunk.loop(costed_step, state, data)
 
     order = _order(chunk, number)
     parts = []
@@ -228,7 +227,7 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array, Ar
         # One kernel has a cost for each block, and not for each step.
         parts.append((costs, jnp.sum(shares.reshape(len(costs), -1, m), axis=1)))
     costs, shares = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-    return state, jnp.sum(costs * shares, axis=0) / jnp.sum(shares, axis=0), jnp.all(jnp.isfinite(costs), axis=0)
+    return state, jnp.sum(costs * portions(shares, axis=0), axis=0)
 
 
 def _order(chunk: _Chunk, number: Array) -> Array:
@@ -306,27 +305,6 @@ def _active(loop: Loop, patience: ArrayLike | None) -> Array:
     return go
 
 
-def _one_epoch(chunk: _Chunk, loop: Loop, patience: ArrayLike | None) -> tuple[Loop, dict[str, Array]]:
-    """An epoch of the members who go on, and what it is recorded by: nan for the others."""
-    go = _active(loop, patience)
-    state, costs, finite = _epoch(chunk, loop.state, loop.epoch)
-    finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
-    failed = loop.failed | (go & ~finite)
-    go &= finite
-    state = _select(chunk.axis, go, state, loop.state)
-    values = {"cost": costs} | _measure(chunk, state.params)
-    best = loop.best
-    if best is not None:
-        better = go & (values["validation_cost"] < best.cost)
-        best = Best(
-            jnp.where(better, values["validation_cost"], best.cost),
-            jnp.where(better, loop.epoch, best.epoch),
-            _select(chunk.axis, better, state, best.state),
-        )
-    values = {name: jnp.where(go, value, jnp.nan) for name, value in values.items()}
-    return Loop(loop.epoch + 1, state, jnp.where(go, loop.done + 1, loop.done), failed, best), values
-
-
 def _names(chunk: _Chunk, params: Any) -> dict[str, Any]:
     """What an epoch is recorded by: shapes and dtypes."""
     costs = {"cost": jax.ShapeDtypeStruct((chunk.members,), wide(chunk.given.data[0].dtype))}
@@ -367,16 +345,15 @@ _FEW_STEPS = 4
 """In stacked epochs of more steps, asking after each whether members are finite costs little."""
 
 
-def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str, Array]]:
-    """``stride`` epochs and their records: (_BLOCK, m), or where not each is recorded, (1, m) of the last.
+def _epochs(chunk: _Chunk, state: State, number: Array, stride: Array) -> tuple[State, dict[str, Array]]:
+    """``stride`` epochs from epoch ``number`` on, and their records: (_BLOCK, m), or (1, m) where not each is recorded.
 
-    Whether members are finite is asked once, after the block, because what is not finite stays so. Only where one
-    is not, the block is run again with care. This keeps the loop over short epochs to a few kernels.
+    What is not finite stays so: the last cost is not finite from where one was not.
     """
     every = chunk.plan.every == 1
     rows = {
         name: jnp.zeros((_BLOCK if every else 1, chunk.members), value.dtype)
-        for name, value in _names(chunk, loop.state.params).items()
+        for name, value in _names(chunk, state.params).items()
     }
 
     def record(rows: dict[str, Array], i: ArrayLike, values: dict[str, Array]) -> dict[str, Array]:
@@ -384,43 +361,60 @@ def _one_block(chunk: _Chunk, loop: Loop, stride: Array) -> tuple[Loop, dict[str
         written = {name: lax.dynamic_update_index_in_dim(rows[name], value, row, 0) for name, value in values.items()}
         return rows | written
 
-    def hopeful_epoch(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+    def epoch(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, rows = carry
-        state, costs, _ = _epoch(chunk, state, loop.epoch + i)
+        state, costs = _epoch(chunk, state, number + i)
         if every:
             return state, record(rows, i, {"cost": costs} | _measure(chunk, state.params))
-        # Not finite from where one cost was not.
         return state, rows | {"cost": costs[None] + 0 * rows["cost"]}
 
     whole = chunk.plan.layout.name == ONE_KERNEL and chunk.plan.solo.batch_size == chunk.examples
     if whole and not (every and len(rows) > 1):
-        state, costs = _on_all_examples(chunk, loop.state, stride, len(rows["cost"]))
-        # A short block leaves rows that no one has written.
-        made = lax.broadcasted_iota(stride.dtype, costs.shape, 0) < stride
-        hoped = rows | {"cost": jnp.where(made, costs, 0) if every else costs}
+        state, costs = _on_all_examples(chunk, state, stride, len(rows["cost"]))
+        rows |= {"cost": costs}
     else:
-        state, hoped = _repeated(
-            chunk, stride, _BLOCK if every else chunk.plan.every, hopeful_epoch, (loop.state, rows)
-        )
-    if not every:
-        hoped = record(hoped, 0, _measure(chunk, state.params))
-    go = _active(loop, None)
-    finite = jnp.all(jnp.isfinite(hoped["cost"]), axis=0)
+        state, rows = _repeated(chunk, stride, _BLOCK if every else chunk.plan.every, epoch, (state, rows))
+    return state, rows if every else record(rows, 0, _measure(chunk, state.params))
+
+
+def _advance(chunk: _Chunk, loop: Loop, stride: Array, patience: ArrayLike | None) -> tuple[Loop, dict[str, Array]]:
+    """``stride`` epochs of the members who go on, and their records, first the rows that were made: nan for the others.
+
+    Whether members are finite is asked once, after the last epoch: this keeps the loop over short epochs to a few
+    kernels. Where one is not, after more than one epoch, the loop is left as it was.
+    """
+    go = _active(loop, patience)
+    if _in_blocks(chunk, loop):
+        state, values = _epochs(chunk, loop.state, loop.epoch, stride)
+    else:
+        state, costs = _epoch(chunk, loop.state, loop.epoch)
+        values = {name: value[None] for name, value in ({"cost": costs} | _measure(chunk, state.params)).items()}
+    # A short block leaves rows that no one has written.
+    made = lax.broadcasted_iota(stride.dtype, values["cost"].shape, 0) < stride
+    finite = jnp.all(jnp.isfinite(values["cost"]) | ~made, axis=0)
     finite &= jax.vmap(all_finite, in_axes=chunk.axis)(state.params)
+    taken = (stride == 1) | jnp.all(finite | ~go)
+    failed = loop.failed | (go & ~finite & taken)
+    go &= finite & taken
+    state = _select(chunk.axis, go, state, loop.state)
+    best = loop.best
+    if best is not None:
+        (cost,) = values["validation_cost"]
+        better = go & (cost < best.cost)
+        best = Best(
+            jnp.where(better, cost, best.cost),
+            jnp.where(better, loop.epoch, best.epoch),
+            _select(chunk.axis, better, state, best.state),
+        )
+    values = {name: jnp.where(made & go[None], value, jnp.nan) for name, value in values.items()}
+    epoch = jnp.where(taken, loop.epoch + stride, loop.epoch)
+    return Loop(epoch, state, jnp.where(go, loop.done + stride, loop.done), failed, best), values
 
-    def accept() -> tuple[Loop, dict[str, Array]]:
-        kept = _select(chunk.axis, go, state, loop.state)
-        values = {name: jnp.where(jnp.broadcast_to(go, row.shape), row, jnp.nan) for name, row in hoped.items()}
-        return Loop(loop.epoch + stride, kept, jnp.where(go, loop.done + stride, loop.done), loop.failed, None), values
 
-    def with_care() -> tuple[Loop, dict[str, Array]]:
-        def epoch(i: Array, carry: tuple[Loop, Any]) -> tuple[Loop, Any]:
-            loop, values = _one_epoch(chunk, carry[0], None)
-            return loop, record(carry[1], i, values)
-
-        return lax.fori_loop(jnp.zeros_like(stride), stride, epoch, (loop, rows))
-
-    return lax.cond(jnp.all(finite | ~go), accept, with_care)
+def _in_blocks(chunk: _Chunk, loop: Loop) -> bool:
+    """Whether members are asked only after many epochs whether they are finite."""
+    few_steps = chunk.axis == -1 or chunk.examples <= _FEW_STEPS * chunk.plan.solo.batch_size
+    return loop.best is None and few_steps
 
 
 def _run_chunk(
@@ -428,36 +422,34 @@ def _run_chunk(
 ) -> tuple[Loop, dict[str, Array]]:
     """Epochs until ``end``, or the end of the last member; with their history, (capacity, m)."""
     chunk = _chunk(plan, len(loop.done), given)
-    few_steps = chunk.axis == -1 or chunk.examples <= _FEW_STEPS * plan.solo.batch_size
-    in_blocks = loop.best is None and few_steps
+    in_blocks = _in_blocks(chunk, loop)
     length = _BLOCK if in_blocks and plan.every == 1 else 1
 
-    def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:
+    def goes_on(carry: tuple[Loop, dict[str, Array], Array]) -> Array:
         return (carry[0].epoch < end) & jnp.any(_active(carry[0], patience))
 
-    def some_epochs(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
-        loop, history = carry
-        first = loop.epoch // plan.every - jnp.asarray(begin) // plan.every
-        if in_blocks:
-            most = _BLOCK if plan.every == 1 else plan.every - loop.epoch % plan.every
-            loop, values = _one_block(chunk, loop, jnp.minimum(most, jnp.asarray(end) - loop.epoch))
-        else:
-            loop, values = _one_epoch(chunk, loop, patience)
+    def some_epochs(carry: tuple[Loop, dict[str, Array], Array]) -> tuple[Loop, dict[str, Array], Array]:
+        before, history, single = carry
+        most = length if plan.every == 1 or not in_blocks else plan.every - before.epoch % plan.every
+        stride = jnp.minimum(jnp.where(before.epoch < single, 1, most), jnp.asarray(end) - before.epoch)
+        loop, values = _advance(chunk, before, stride, patience)
         # Out of bounds, and so dropped, where no record is due.
+        first = before.epoch // plan.every - jnp.asarray(begin) // plan.every
         due = (loop.epoch % plan.every == 0) | (length > 1)
         first = jnp.where(due, first, jnp.asarray(plan.capacity + length, first.dtype))
-        rows = {name: value.reshape(length, -1) for name, value in values.items()}
-        return loop, {name: lax.dynamic_update_slice_in_dim(history[name], row, first, 0) for name, row in rows.items()}
+        history = {name: lax.dynamic_update_slice_in_dim(history[name], row, first, 0) for name, row in values.items()}
+        return loop, history, jnp.where(loop.epoch == before.epoch, before.epoch + stride, single)
 
     # The rows of a last, short block, and records that are not due, go behind those that count.
     history = {
         name: jnp.full((plan.capacity + length, len(loop.done)), jnp.nan, value.dtype)
         for name, value in _names(chunk, loop.state.params).items()
     }
-    return lax.while_loop(goes_on, some_epochs, (loop, history))
+    loop, history, _ = lax.while_loop(goes_on, some_epochs, (loop, history, loop.epoch))
+    return loop, history
 
 
-@partial(jax.jit, static_argnames=("plan", "size"))
+@partial(jax.jit, static_argnames=("plan", "size"), compiler_options=QUICKLY)
 def begin(
     plan: Plan, params: Any, own: Given, common: Given, patience: ArrayLike | None, first: ArrayLike, size: int
 ) -> tuple[Loop, Given]:
@@ -508,7 +500,7 @@ def run(
     return lax.map(chunk, (loops, own))
 
 
-@partial(jax.jit, static_argnames="plan")
+@partial(jax.jit, static_argnames="plan", compiler_options=QUICKLY)
 def finish(plan: Plan, loops: Loop) -> tuple[State, Array, Array, Array | None]:
     """States, epochs done, who failed, and the best epochs, each with a leading axis of members."""
 

@@ -27,7 +27,7 @@ from jaxnet._arguments import (
     checked_metrics,
     checked_options,
 )
-from jaxnet._one_function import COMPILER_OPTIONS, may_be_one_function
+from jaxnet._one_function import COMPILER_OPTIONS, QUICKLY, may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
@@ -300,6 +300,7 @@ def _train_groups(
     plan = replace(plan, capacity=max(1, min(solo.CAPACITY, records, 2**22 // size)))
     own, common = split(plan.own, given)
     wait = None if patience is None else np.int32(patience)
+    check_concrete("ensemble.train", jnp.zeros(()))  # within jit all is traced
     stop, lock, shown = Event(), Lock(), [0]
     stride = _first_call(plan, params, n, given.validation, size)
     groups: list[_Group] = []
@@ -327,7 +328,6 @@ def _train_groups(
                 if len(running) > plan.layout.threads:  # a group waits, so that no thread does
                     collect()
                 loops, chunks = begin(plan, params, own, common, wait, start, size)
-                check_concrete("ensemble.train", loops)  # within jit all is traced
                 program = _compiled(plan, loops, chunks, common, wait)
                 tell = partial(report, start=start)
                 running.append(
@@ -434,7 +434,7 @@ def _joined(groups: list[_Group], members: int) -> _Group:
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:members], *hosts)._replace(state=states)
 
 
-@partial(jax.jit, static_argnames="members")
+@partial(jax.jit, static_argnames="members", compiler_options=QUICKLY)
 def _concatenated(states: tuple[State, ...], members: int) -> State:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:members], *states)
 
