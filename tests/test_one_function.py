@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from helpers import OUTPUTS_AND_LOSSES, name_of
 from jax import lax
 
+from jaxnet import Network, ensemble
 from jaxnet._one_function import COMPILER_OPTIONS, in_one_function
 
 
@@ -108,3 +111,31 @@ def test_results_keep_their_structure():
     found = compiled(f, X)(X)
     np.testing.assert_array_equal(found["a"][0], X + 1)
     assert found["b"][0].dtype == jnp.int32
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="loops are one function on a CPU only")
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+@pytest.mark.parametrize(("output", "loss"), OUTPUTS_AND_LOSSES, ids=name_of)
+def test_steps_of_an_ensemble_are_one_function_with_every_loss(output, loss, batch_size, monkeypatch):
+    programs, compiled_for = [], ensemble.training._compiled_for
+
+    def kept(*arguments):
+        programs.append(compiled_for(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(ensemble.training, "_compiled_for", kept)
+    net = Network(output=output, loss=loss)
+    params = ensemble.init(jax.random.key(0), 32, (2, 3, 3))
+    data = jnp.linspace(-1.0, 1.0, 16).reshape(8, 2), jnp.eye(3)[jnp.arange(8) % 3]
+    result = ensemble.train(
+        jax.random.key(1),
+        params,
+        data,
+        net=net,
+        optimizer=optax.sgd(0.1),
+        epochs=3,
+        batch_size=batch_size,
+        layout="members last",
+    )
+    assert np.all(np.isfinite(result.history["cost"]))
+    assert functions(programs[-1])
