@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -47,35 +50,55 @@ def main(settings: Settings) -> int:
         TimeElapsedColumn(),
     )
     statuses = []
-    with Progress(*columns, console=console) as bar:
+    # Figures are drawn while the next experiment runs: in another process, because Python does one thing at a time, and
+    # in a new one, because JAX's threads do not survive a fork.
+    with Progress(*columns, console=console) as bar, ProcessPoolExecutor(1, get_context("spawn")) as painter:
         task = bar.add_task("", total=len(modules))
+        drawn: Callable[[], int] = int
         for name, module in modules.items():
             bar.update(task, description=name)
-            statuses.append(outcome(name, module, settings))
+            previous, drawn = drawn, outcome(name, module, settings, painter)
+            statuses.append(previous())
             gallery.write(settings.output)
             bar.advance(task)
+        statuses.append(drawn())
+        gallery.write(settings.output)
     console.print(f"wrote {settings.output / gallery.PAGE}", soft_wrap=True)
     return max((status for status in statuses if status != SKIPPED), default=0)
 
 
-def outcome(name: str, module: ModuleType, settings: Settings) -> int:
-    """Run an experiment and write what became of it, whatever that is; its exit status."""
+def outcome(name: str, module: ModuleType, settings: Settings, painter: Executor) -> Callable[[], int]:
+    """Run an experiment, and have its figures drawn; what then writes what became of it and returns the exit status."""
     given = module.Settings(**module.FULL if settings.full else {}, output=settings.output)
-    console.rule(f"[bold]{name}")
-    try:
-        result = timed(module.run, given, progress=False)
-        records.save(name, module.run, given, result)
-    except Missing as missing:
-        console.print(f"skipped: {escape(str(missing))}", soft_wrap=True)
-        records.save_reason(name, module.run, given, records.Outcome.SKIPPED, str(missing))
-        return SKIPPED
-    except Exception as error:  # whatever it is, the others shall run
+
+    def failed(error: Exception) -> int:
         console.print_exception()
         reason = f"{type(error).__name__}: {error}"
         records.save_reason(name, module.run, given, records.Outcome.FAILED, reason)
         return 2
+
+    console.rule(f"[bold]{name}")
+    try:
+        result = timed(module.run, given, progress=False)
+        drawing = painter.submit(records.draw, settings.output, name, result.figures)
+    except Missing as missing:
+        console.print(f"skipped: {escape(str(missing))}", soft_wrap=True)
+        records.save_reason(name, module.run, given, records.Outcome.SKIPPED, str(missing))
+        return lambda: SKIPPED
+    except Exception as error:  # whatever it is, the others shall run
+        status = failed(error)
+        return lambda: status
     show_claims(result)
-    return 0 if agreed(result) else 1
+
+    def drawn() -> int:
+        try:
+            drawing.result()
+        except Exception as error:
+            return failed(error)
+        records.save_numbers(name, module.run, given, result)
+        return 0 if agreed(result) else 1
+
+    return drawn
 
 
 if __name__ == "__main__":

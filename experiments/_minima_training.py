@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import DTypeLike
-from rich.progress import track
 
 import jaxnet
 from experiments._minima_census import NET
-from experiments.common import RESULTS, console, quickly_compiled
+from experiments.common import RESULTS, quickly_compiled, two_at_a_time
 from jaxnet import ensemble
 from jaxnet.data import Data
 from jaxnet.network import Layer, Params
@@ -103,11 +101,10 @@ _sgd = cache(optax.sgd)
 
 
 def descend_each(settings: Settings, runs: Sequence[Descent], *, progress: bool) -> list[ensemble.EnsembleResult]:
-    """`descend` each, two at a time: one is compiled while the other trains."""
-    _sgd(settings.learning_rate)  # or both threads would make one
-    with ThreadPoolExecutor(2) as pool:
-        results = pool.map(partial(descend, settings), runs)
-        return list(track(results, "training", len(runs), console=console, disable=not progress))
+    """`descend` each."""
+    _sgd(settings.learning_rate)  # or two threads would make one
+    jobs = {i: partial(descend, settings, run) for i, run in enumerate(runs)}
+    return list(two_at_a_time(jobs, "training", progress=progress).values())
 
 
 def _norms(params: Params) -> np.ndarray:

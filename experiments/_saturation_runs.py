@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 import jaxnet
-from experiments.common import RESULTS, console, initial, quickly_compiled
+from experiments.common import RESULTS, initial, quickly_compiled, two_at_a_time
 from jaxnet.data import Data
 from jaxnet.losses import cross_entropy, squared_error
 
@@ -121,12 +121,12 @@ def train_grid(key: Array, training: Data, test: Data, settings: Settings, *, pr
             for array in found
         )
 
-    by_depth = []
-    for depth in range(1, settings.depth + 1):
-        if progress:
-            console.print(f"[dim]{depth} hidden layers ...")
+    def of_depth(depth: int) -> tuple[np.ndarray, ...]:
         found = _start_and_end((*deepest[:depth], deepest[-1]), rates, batches, training, test)
-        by_depth.append(best(*map(np.asarray, found)))
+        return best(*map(np.asarray, found))
+
+    jobs = {depth: partial(of_depth, depth) for depth in range(1, settings.depth + 1)}
+    by_depth = two_at_a_time(jobs, "depths", progress=progress).values()
     return Grid(*(np.stack(values, axis=1) for values in zip(*by_depth, strict=True)))
 
 

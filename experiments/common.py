@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 import jaxnet
@@ -23,7 +25,7 @@ from experiments.records import Result
 __all__ = [
     "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "check_at_least", "console",
     "estimate", "every", "gradient_agreement", "initial", "interval", "main", "mnist", "network_agreement", "present",
-    "quickly_compiled", "share", "show_claims", "timed", "verdict",
+    "quickly_compiled", "share", "show_claims", "timed", "two_at_a_time", "verdict",
 ]  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -32,6 +34,9 @@ SKIPPED = 3
 """The exit status of an experiment that misses its data."""
 
 console = Console()
+
+_Name = TypeVar("_Name")
+_Found = TypeVar("_Found")
 
 
 class Missing(Exception):  # noqa: N818  it is no error of the experiment
@@ -61,6 +66,20 @@ def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options:
 def initial(key: jax.Array, members: int, sizes: tuple[int, ...], **how: Any) -> tuple[jaxnet.Layer, ...]:
     """`jaxnet.ensemble.init`, compiled quickly, all of it: it draws once."""
     return quickly_compiled(lambda key: jaxnet.ensemble.init(key, members, sizes, **how))(key)
+
+
+def two_at_a_time(jobs: Mapping[_Name, Callable[[], _Found]], what: str, *, progress: bool) -> dict[_Name, _Found]:
+    """What each job finds; one is traced and compiled while another runs."""
+    x64 = bool(jax.config.read("jax_enable_x64"))
+
+    def one(job: Callable[[], _Found]) -> _Found:
+        with jax.enable_x64(x64):  # JAX's settings belong to threads
+            return job()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(one, jobs.values())
+        shown = track(found, what, len(jobs), console=console, disable=not progress, transient=True)
+        return dict(zip(jobs, shown, strict=True))
 
 
 def gradient_agreement(

@@ -45,6 +45,24 @@ class Outcome(StrEnum):
 
 def save(name: str, run: Callable[..., Result], settings: Any, result: Result) -> list[Path]:
     """Write ``NAME.json`` and each figure as ``NAME_FIGURE.png`` and ``.svg``; returns the paths, JSON first."""
+    written = draw(settings.output, name, result.figures)
+    return [save_numbers(name, run, settings, result), *written]  # last, because it names the figures
+
+
+def draw(folder: Path, name: str, figures: dict[str, Figure]) -> list[Path]:
+    """Write each figure as ``NAME_FIGURE.png`` and ``.svg``; returns the paths."""
+    written = []
+    with mpl.rc_context({"svg.hashsalt": name}):  # the same file for the same figure
+        for figure_name, figure in figures.items():
+            for kind in ("png", "svg"):
+                written.append(folder / f"{name}_{figure_name}.{kind}")
+                figure.savefig(written[-1], metadata={"Date": None} if kind == "svg" else None)
+                figure.set_layout_engine("none")  # found once is enough: finding it takes as long as drawing
+    return written
+
+
+def save_numbers(name: str, run: Callable[..., Result], settings: Any, result: Result) -> Path:
+    """Write ``NAME.json``, of which the figures are drawn already; returns its path."""
     found = {
         "claims": [claim._asdict() for claim in result.claims],
         "numbers": result.numbers,
@@ -57,14 +75,7 @@ def save(name: str, run: Callable[..., Result], settings: Any, result: Result) -
             for figure_name, figure in result.figures.items()
         ],
     }
-    written = []
-    with mpl.rc_context({"svg.hashsalt": name}):  # the same file for the same figure
-        for figure_name, figure in result.figures.items():
-            for kind in ("png", "svg"):
-                written.append(settings.output / f"{name}_{figure_name}.{kind}")
-                figure.savefig(written[-1], metadata={"Date": None} if kind == "svg" else None)
-                figure.set_layout_engine("none")  # found once is enough: finding it takes as long as drawing
-    return [_write(name, run, settings, Outcome.DONE, found), *written]  # last, because it names the figures
+    return _write(name, run, settings, Outcome.DONE, found)
 
 
 def save_reason(name: str, run: Callable[..., Result], settings: Any, outcome: Outcome, reason: str) -> None:

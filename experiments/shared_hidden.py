@@ -13,6 +13,7 @@ other splits; intervals are over the repeats.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,7 +33,17 @@ from experiments._shared_runs import (
     split,
 )
 from experiments.claims import mean_of
-from experiments.common import Claim, Result, above, check_at_least, console, estimate, main, network_agreement, verdict
+from experiments.common import (
+    Claim,
+    Result,
+    above,
+    check_at_least,
+    estimate,
+    main,
+    network_agreement,
+    two_at_a_time,
+    verdict,
+)
 from jaxnet.data import Data
 
 WEIGHTS, EXAMPLES = "other initial weights", "other weights and examples"
@@ -51,18 +62,18 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         raise ValueError(f"drawn is {settings.drawn}, expected a number between 0 and 1")
     split_key, *keys = jax.random.split(jax.random.key(settings.seed), 3 + len(settings.units))
     parts = split(split_key, settings.repeats, settings.batch_size)
-    sharing = {}
-    for units, key in zip(settings.units, keys[2:], strict=True):
-        if progress:
-            console.print(f"[dim]{units} hidden units a question ...")
-        sharing[units] = compare(key, parts, units, settings)
+    comparisons = {
+        units: partial(compare, key, parts, units, settings)
+        for units, key in zip(settings.units, keys[2:], strict=True)
+    }
+    sharing = two_at_a_time(comparisons, "shared or separate", progress=progress)
     largest = sharing[settings.units[-1]]
     effects = ablation(largest.params, parts)
-    committees = {}
-    for name, share, key in ((WEIGHTS, 1.0, keys[0]), (EXAMPLES, settings.drawn, keys[1])):
-        if progress:
-            console.print(f"[dim]committee of {name} ...")
-        committees[name] = committee(key, parts, share, settings)
+    kinds = {
+        WEIGHTS: partial(committee, keys[0], parts, 1.0, settings),
+        EXAMPLES: partial(committee, keys[1], parts, settings.drawn, settings),
+    }
+    committees = two_at_a_time(kinds, "committees", progress=progress)
 
     claims = (shared_or_separate(sharing, settings), several_outputs(effects), *together(committees))
     one = jax.tree.map(lambda leaf: leaf[0], largest.params)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ from experiments.common import (
     Result,
     above,
     check_at_least,
-    console,
     every,
     initial,
     main,
     network_agreement,
     share,
+    two_at_a_time,
     verdict,
 )
 from jaxnet import curvature, ensemble
@@ -207,23 +208,24 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     check_at_least(settings, members=1, epochs=1, digits_epochs=1)
     key = jax.random.key(settings.seed)
     with jax.enable_x64(True):
-        found = {dtype: xor_networks(settings, key, dtype) for dtype in ("float32", "float64")}
-        if progress:
-            console.print("[dim]digits ...")
+        networks = {dtype: partial(xor_networks, settings, key, dtype) for dtype in ("float32", "float64")}
+        found = two_at_a_time(networks, "XOR", progress=progress)
         runs = {
             "matrix product, float32": Digits(settings, "float32"),
             "matrix product, float64": Digits(settings),
             "another order, float32": Digits(settings, "float32", gradient=in_two_orders),
             "another order, float64": Digits(settings, gradient=in_two_orders),
         } | {f"perturbed by {size:g}": Digits(settings, perturbation=size) for size in settings.perturbations}
-        trained = {name: digits.train(settings.digits_epochs) for name, digits in runs.items()}
+        training = {name: partial(digits.train, settings.digits_epochs) for name, digits in runs.items()}
+        trained = two_at_a_time(training, "digits", progress=progress)
         differences = {name: np.asarray(result.history["difference"]) for name, result in trained.items()}
         breaks = {name: broken_at(values) for name, values in differences.items()}
         smallest = f"perturbed by {min(settings.perturbations):g}"
         end = breaks[smallest] or settings.digits_epochs
         window = min(WINDOW, end // 4 - 1)  # as many steps before an epoch, and behind it, as there are
         epochs = [end * quarter // 4 for quarter in (1, 2, 3)] if window > 0 else []
-        growths = [runs[smallest].growth(differences[smallest], epoch, window) for epoch in epochs]
+        growing = {epoch: partial(runs[smallest].growth, differences[smallest], epoch, window) for epoch in epochs}
+        growths = two_at_a_time(growing, "growth", progress=progress)
 
     final = {dtype: {name: costs[:, -1] for name, (_, costs) in of.items()} for dtype, of in found.items()}
     widths = {
@@ -239,7 +241,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
     }
     numbers |= {f"digits: broken after, {name}": epoch for name, epoch in breaks.items()}
     numbers |= {f"digits: cost, {name}": float(result.history["cost"][-1]) for name, result in trained.items()}
-    numbers["digits: growth a step, measured and predicted"] = dict(zip(map(str, epochs), growths, strict=True))
+    numbers["digits: growth a step, measured and predicted"] = {str(epoch): growth for epoch, growth in growths.items()}
     numbers["gradient_agreement"] = network_agreement(params, jaxnet.data.xor(), jaxnet.Network())
     costs = {name: costs for name, (_, costs) in found["float32"].items()}
     drawn = {
@@ -247,7 +249,7 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         "growth": figures.growth(differences, breaks, BROKEN),
         "units": figures.units({name: trained[name].params for name in ("matrix product, float32", smallest)}),
     }
-    return Result(numbers, drawn, claims(settings, numbers, widths, breaks, growths))
+    return Result(numbers, drawn, claims(settings, numbers, widths, breaks, list(growths.values())))
 
 
 def claims(
