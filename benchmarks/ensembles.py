@@ -22,12 +22,15 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+import jaxnet
 from benchmarks import peers, report
 from benchmarks.harness import AGREEMENT, distance, interleave, operations, ratio
-from benchmarks.programs import idiomatic_cost
+from benchmarks.programs import idiomatic_cost, idiomatic_cost_of_classes
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import ensemble
 from jaxnet._loop import shuffled
+from jaxnet.activations import softmax
+from jaxnet.losses import softmax_cross_entropy
 
 RATE = 0.5
 SGD = optax.sgd(RATE)
@@ -45,6 +48,18 @@ class Case(NamedTuple):
     """How many examples batches are drawn from, epoch by epoch; 0 if the batch is all there are."""
     own_order: bool = False
     """Whether each member draws its own batches."""
+    classes: bool = False
+    """Whether outputs are by softmax, with its cross-entropy; otherwise logistic, with squared errors."""
+
+    @property
+    def net(self) -> jaxnet.Network:
+        """What is trained."""
+        return jaxnet.Network(output=softmax, loss=softmax_cross_entropy) if self.classes else jaxnet.Network()
+
+    @property
+    def cost(self) -> Callable[..., Array]:
+        """The cost, for automatic differentiation."""
+        return idiomatic_cost_of_classes if self.classes else idiomatic_cost
 
     @property
     def examples(self) -> int:
@@ -66,7 +81,9 @@ class Case(NamedTuple):
     def batches(self) -> str:
         """What they are, in words."""
         drawn = f" of {self.drawn_from:,}" if self.drawn_from else ""
-        return f"{self.batch}{drawn}" + (", own order" if self.own_order else "")
+        return (
+            f"{self.batch}{drawn}" + (", own order" if self.own_order else "") + (", softmax" if self.classes else "")
+        )
 
 
 BARS = [
@@ -94,6 +111,12 @@ GRID = [
     Case((64, 16, 10), 512, 1, 512, 0.95, 512),
     Case((64, 16, 10), 56, 1, 10_240, 0.95, 1024, own_order=True),
     Case((784, 30, 10), 16, 10, 500, 0.95, 1000, own_order=True),
+    Case((2, 8, 2), 4096, 4, 500, 0.95, classes=True),
+    Case((8, 16, 4), 1024, 8, 100, 0.95, 80, classes=True),
+    Case((10, 10, 10, 10), 1024, 10, 50, 0.95, classes=True),
+    Case((30, 30, 10), 512, 10, 50, 0.95, classes=True),
+    Case((64, 32, 10), 512, 32, 50, 0.95, classes=True),
+    Case((64, 16, 10), 512, 1, 256, 0.95, 256, own_order=True, classes=True),
 ]
 
 
@@ -110,31 +133,35 @@ def problem(case: Case) -> tuple[Any, Array, Array]:
     keys = jax.random.split(jax.random.key(0), 3)
     params = ensemble.init(keys[0], case.members, case.sizes)
     x = jax.random.normal(keys[1], (case.examples, case.sizes[0]))
-    return params, x, jax.random.uniform(keys[2], (case.examples, case.sizes[-1]))
+    y = jax.random.uniform(keys[2], (case.examples, case.sizes[-1]))
+    return params, x, jax.nn.one_hot(y.argmax(axis=-1), y.shape[-1]) if case.classes else y
 
 
 def ours(case: Case) -> Callable[[], Any]:
     """`ensemble.train`, with everything it does beside the steps."""
     params, x, y = problem(case)
-    options = {"optimizer": SGD, "epochs": case.epochs, "batch_size": case.batch, "record_every": case.epochs}
+    options = {"net": case.net, "optimizer": SGD, "epochs": case.epochs, "batch_size": case.batch}
+    options["record_every"] = case.epochs
     return lambda: ensemble.train(case.key, params, (x, y), **options)
 
 
-def descend(params: Any, x: Array, y: Array, axis: int | None = None) -> Any:
+def descend(cost: Callable[..., Array], params: Any, x: Array, y: Array, axis: int | None = None) -> Any:
     """The usual way to take a step: value_and_grad of the cost, mapped over the members; ``axis`` is theirs in x, y."""
-    _, grads = jax.vmap(jax.value_and_grad(idiomatic_cost), (0, axis, axis))(params, x, y)
+    _, grads = jax.vmap(jax.value_and_grad(cost), (0, axis, axis))(params, x, y)
     return jax.tree.map(lambda p, g: p - RATE * g, params, grads)
 
 
 # The number of steps is compiled in: on a GPU, a loop whose length is known need not ask the host after each.
-@partial(jax.jit, static_argnames="steps")
-def mapped_steps(params: Any, x: Array, y: Array, steps: int) -> Any:
+@partial(jax.jit, static_argnames=("cost", "steps"))
+def mapped_steps(cost: Callable[..., Array], params: Any, x: Array, y: Array, steps: int) -> Any:
     """So many steps on all examples, in a compiled loop."""
-    return lax.fori_loop(0, steps, lambda _, params: descend(params, x, y), params)
+    return lax.fori_loop(0, steps, lambda _, params: descend(cost, params, x, y), params)
 
 
-@partial(jax.jit, static_argnames=("epochs", "batch"))
-def mapped_epochs(params: Any, x: Array, y: Array, key: Array, epochs: int, batch: int) -> Any:
+@partial(jax.jit, static_argnames=("cost", "epochs", "batch"))
+def mapped_epochs(
+    cost: Callable[..., Array], params: Any, x: Array, y: Array, key: Array, epochs: int, batch: int
+) -> Any:
     """So many epochs of steps on batches, drawn in the order of `ensemble.train`, in a compiled loop."""
     axis = 0 if key.ndim else None
 
@@ -143,7 +170,7 @@ def mapped_epochs(params: Any, x: Array, y: Array, key: Array, epochs: int, batc
 
     def epoch(number: Array, params: Any) -> Any:
         rows = jax.vmap(order, (0, None), 1)(key, number) if key.ndim else order(key, number)
-        return lax.scan(lambda params, rows: (descend(params, x[rows], y[rows], axis), None), params, rows)[0]
+        return lax.scan(lambda params, rows: (descend(cost, params, x[rows], y[rows], axis), None), params, rows)[0]
 
     return lax.fori_loop(0, epochs, epoch, params)
 
@@ -152,8 +179,8 @@ def usual(case: Case) -> Callable[[], Any]:
     """The usual way, as a contender."""
     params, x, y = problem(case)
     if case.drawn_from:
-        return lambda: mapped_epochs(params, x, y, case.key, case.epochs, case.batch)
-    return lambda: mapped_steps(params, x, y, case.steps)
+        return lambda: mapped_epochs(case.cost, params, x, y, case.key, case.epochs, case.batch)
+    return lambda: mapped_steps(case.cost, params, x, y, case.steps)
 
 
 def with_torch(case: Case) -> Callable[[], Any]:

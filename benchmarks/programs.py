@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 
 
@@ -27,6 +28,12 @@ def idiomatic_forward(params: Any, x: Array) -> Array:
 def idiomatic_cost(params: Any, x: Array, y: Array) -> Array:
     """The mean squared error of `idiomatic_forward`."""
     return jnp.mean(jnp.sum((idiomatic_forward(params, x) - y) ** 2, axis=-1))
+
+
+def idiomatic_cost_of_classes(params: Any, x: Array, y: Array) -> Array:
+    """The mean cross-entropy of softmax outputs over sigmoid hidden layers, as most people write it."""
+    *hidden, (weight, bias) = params
+    return jnp.mean(optax.softmax_cross_entropy(idiomatic_forward(hidden, x) @ weight.T + bias, y))
 
 
 def transformer_block(
