@@ -39,7 +39,7 @@ _PRIMITIVES = {
     "or", "pad", "pjit", "pow", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
     "rem", "reshape", "rev", "round", "rsqrt", "scan", "select_n", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack",
-    "stop_gradient", "sub", "tan", "tanh", "transpose", "while", "xor",
+    "stop_gradient", "sub", "tan", "tanh", "transpose", "unstack", "while", "xor",
 }  # fmt: skip
 """What one function can hold; sorting, scattering and factorizations it cannot."""
 
