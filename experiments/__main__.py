@@ -54,15 +54,17 @@ def main(settings: Settings) -> int:
     # in a new one, because JAX's threads do not survive a fork.
     with Progress(*columns, console=console) as bar, ProcessPoolExecutor(1, get_context("spawn")) as painter:
         task = bar.add_task("", total=len(modules))
-        drawn: Callable[[], int] = int
-        for name, module in modules.items():
-            bar.update(task, description=name)
-            previous, drawn = drawn, outcome(name, module, settings, painter)
-            statuses.append(previous())
+        drawn: Callable[[], int] = int  # before the first there is nothing to write: 0
+        try:
+            for name, module in modules.items():
+                bar.update(task, description=name)
+                previous, drawn = drawn, outcome(name, module, settings, painter)
+                statuses.append(previous())
+                gallery.write(settings.output)
+                bar.advance(task)
+        finally:  # whoever interrupts an experiment has the ones before it
+            statuses.append(drawn())
             gallery.write(settings.output)
-            bar.advance(task)
-        statuses.append(drawn())
-        gallery.write(settings.output)
     console.print(f"wrote {settings.output / gallery.PAGE}", soft_wrap=True)
     return max((status for status in statuses if status != SKIPPED), default=0)
 

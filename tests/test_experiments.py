@@ -235,6 +235,18 @@ def test_an_experiment_that_breaks_does_not_lose_the_others(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("small")
+def test_an_interruption_does_not_lose_the_experiments_before(tmp_path, monkeypatch):
+    def interrupted(settings, *, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["experiments.digits"], "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        everything.main(everything.Settings(("xor", "digits"), output=tmp_path))
+    assert outcomes(tmp_path) == {"xor": "done"}
+    assert "experiments.xor" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("small")
 def test_some_experiments_and_their_thorough_versions(tmp_path):
     assert everything.main(everything.Settings(("xor", "digits"), full=True, output=tmp_path)) == 0
     assert json.loads((tmp_path / "xor.json").read_text())["settings"]["epochs"] == 3
