@@ -21,6 +21,7 @@ import jaxnet
 from experiments import gallery, records
 from experiments.claims import Claim, Verdict, above, estimate, every, interval, share, verdict
 from experiments.records import Result
+from jaxnet._one_function import QUICKLY
 
 __all__ = [
     "RESULTS", "SKIPPED", "Claim", "Missing", "Result", "Verdict", "above", "agreed", "check_at_least", "console",
@@ -57,9 +58,7 @@ def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options:
     """
     flags = {"xla_backend_optimization_level": level}
     if jax.default_backend() == "cpu":
-        flags["xla_cpu_parallel_codegen_split_count"] = 1
-        if jax.__version_info__ < (0, 11):  # later ones have no other emitters
-            flags["xla_cpu_use_fusion_emitters"] = False
+        flags |= QUICKLY | {"xla_cpu_parallel_codegen_split_count": 1}
     return jax.jit(function, compiler_options=flags, **options)
 
 

@@ -22,7 +22,7 @@ _R = TypeVar("_R")
 
 QUICKLY: dict[str, Any] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 """With what a program that only moves numbers is compiled: XLA has one way for its kernels from JAX 0.11 on, and before
-a choice of two, of which this one makes slower kernels, in a third of the time."""
+a choice of two, of which this one makes slower kernels, in a third to a half of the time."""
 
 COMPILER_OPTIONS = QUICKLY | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
 """With what a program that holds one function must be compiled: XLA leaves its sums to no library then."""

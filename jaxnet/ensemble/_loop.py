@@ -345,6 +345,12 @@ _FEW_STEPS = 4
 """In stacked epochs of more steps, asking after each whether members are finite costs little."""
 
 
+def _in_blocks(chunk: _Chunk, loop: Loop) -> bool:
+    """Whether members are asked only after many epochs whether they are finite."""
+    few_steps = chunk.axis == -1 or chunk.examples <= _FEW_STEPS * chunk.plan.solo.batch_size
+    return loop.best is None and few_steps
+
+
 def _epochs(chunk: _Chunk, state: State, number: Array, stride: Array) -> tuple[State, dict[str, Array]]:
     """``stride`` epochs from epoch ``number`` on, and their records: (_BLOCK, m), or (1, m) where not each is recorded.
 
@@ -409,12 +415,6 @@ def _advance(chunk: _Chunk, loop: Loop, stride: Array, patience: ArrayLike | Non
     values = {name: jnp.where(made & go[None], value, jnp.nan) for name, value in values.items()}
     epoch = jnp.where(taken, loop.epoch + stride, loop.epoch)
     return Loop(epoch, state, jnp.where(go, loop.done + stride, loop.done), failed, best), values
-
-
-def _in_blocks(chunk: _Chunk, loop: Loop) -> bool:
-    """Whether members are asked only after many epochs whether they are finite."""
-    few_steps = chunk.axis == -1 or chunk.examples <= _FEW_STEPS * chunk.plan.solo.batch_size
-    return loop.best is None and few_steps
 
 
 def _run_chunk(

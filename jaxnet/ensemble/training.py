@@ -177,7 +177,8 @@ def train(
     >>> result.history["cost"].shape
     (100, 1000)
     """
-    check_concrete("ensemble.train", key, params, data, validation, net, hyperparams, subset)
+    made_here = jnp.zeros(())  # traced within jit, as all is
+    check_concrete("ensemble.train", key, params, data, validation, net, hyperparams, subset, made_here)
     members, member = checked_members(params)
     dtype = member[0].weight.dtype
     check_kind(net)
@@ -300,7 +301,6 @@ def _train_groups(
     plan = replace(plan, capacity=max(1, min(solo.CAPACITY, records, 2**22 // size)))
     own, common = split(plan.own, given)
     wait = None if patience is None else np.int32(patience)
-    check_concrete("ensemble.train", jnp.zeros(()))  # within jit all is traced
     stop, lock, shown = Event(), Lock(), [0]
     stride = _first_call(plan, params, n, given.validation, size)
     groups: list[_Group] = []
