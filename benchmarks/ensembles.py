@@ -81,9 +81,8 @@ class Case(NamedTuple):
     def batches(self) -> str:
         """What they are, in words."""
         drawn = f" of {self.drawn_from:,}" if self.drawn_from else ""
-        return (
-            f"{self.batch}{drawn}" + (", own order" if self.own_order else "") + (", softmax" if self.classes else "")
-        )
+        order, outputs = ", own order" if self.own_order else "", ", softmax" if self.classes else ""
+        return f"{self.batch}{drawn}{order}{outputs}"
 
 
 BARS = [
@@ -140,9 +139,16 @@ def problem(case: Case) -> tuple[Any, Array, Array]:
 def ours(case: Case) -> Callable[[], Any]:
     """`ensemble.train`, with everything it does beside the steps."""
     params, x, y = problem(case)
-    options = {"net": case.net, "optimizer": SGD, "epochs": case.epochs, "batch_size": case.batch}
-    options["record_every"] = case.epochs
-    return lambda: ensemble.train(case.key, params, (x, y), **options)
+    return lambda: ensemble.train(
+        case.key,
+        params,
+        (x, y),
+        net=case.net,
+        optimizer=SGD,
+        epochs=case.epochs,
+        batch_size=case.batch,
+        record_every=case.epochs,
+    )
 
 
 def descend(cost: Callable[..., Array], params: Any, x: Array, y: Array, axis: int | None = None) -> Any:
