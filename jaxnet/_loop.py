@@ -14,10 +14,11 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import portions, wide
-from jaxnet._one_function import COMPILER_OPTIONS, in_one_function
+from jaxnet._one_function import COMPILER_OPTIONS, NotOneFunctionError, in_one_function
+from jaxnet._products import as_sums
 from jaxnet._sharding import take
 from jaxnet._validate import as_array
-from jaxnet.backprop import cost
+from jaxnet.backprop import backprop, backprop_as_sums, cost
 from jaxnet.network import Network
 from jaxnet.steps import Gradient, Metric, State, make_step, takes_key
 
@@ -57,10 +58,27 @@ Batch = tuple[Array, ...]
 _FEW = 2500
 """Examples times parameters: products of more take longer in one function."""
 
+_SHORT = 10_000
+"""Parameters of which a long update takes no longer on one core than on all."""
+
 
 def few_products(params: Any, examples: int) -> bool:
     """Whether the products of so many examples with the weights take less time as loops in one function."""
-    return examples * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _FEW
+    return examples == 1 or examples * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _FEW
+
+
+def products_of_gradient(plan: Plan, state: State) -> int:
+    """How many products a step may hold, so that none is an optimizer's: two passes and a contraction, or a loss's."""
+    return 1 if plan.gradient is backprop_as_sums else 3 * len(state.params)
+
+
+def few_sums(state: State, examples: int) -> bool:
+    """Whether a gradient of so many examples takes less time as sums in one function, with the optimizer's update.
+
+    That update uses one core there, and where it is long, it takes more than the sums gain.
+    """
+    numbers, slots = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state))
+    return as_sums(state.params, examples) and (slots <= numbers or numbers <= _SHORT)
 
 
 def with_l2(plan: Plan, l2: Array | None) -> Network:
@@ -131,7 +149,8 @@ def _epoch(plan: Plan, net: Network, state: State, data: Batch, key: Array, numb
         batches = rows_of(data, rows)
         steps = partial(lax.scan, costed_step)
         if plan.one_function:
-            state, costs = in_one_function(steps, state, batches, products=3 * len(state.params))
+            products = products_of_gradient(plan, state)
+            state, costs = in_one_function(steps, state, batches, products=products, required=True)
         else:
             state, costs = steps(state, batches)
         if len(batches) == 3:
@@ -247,18 +266,33 @@ def _run(
 
     epochs = partial(lax.while_loop, goes_on, one_epoch)
     if plan.one_function and plan.batch_size == len(data[0]):
-        passes = 3 + len(names) - 1  # those of the gradient, and one for each value that is measured
-        return in_one_function(epochs, (loop, history), products=passes * len(loop.state.params))
+        measured = (len(names) - 1) * len(loop.state.params)  # a pass for each
+        products = measured + products_of_gradient(plan, loop.state)
+        return in_one_function(epochs, (loop, history), products=products, required=True)
     return epochs((loop, history))
 
 
 _jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
-_run_kernels, _run_one_function = _jitted(), _jitted(compiler_options=COMPILER_OPTIONS)
+_run_kernels = _jitted()
+_run_one_function = _jitted(compiler_options=COMPILER_OPTIONS | {"xla_cpu_prefer_vector_width": 512})
+_refused: set[Plan] = set()
+"""Plans whose loops cannot be one function, because of an optimizer, or a metric."""
 
 
 def run(plan: Plan, *args: Any) -> tuple[Loop, dict[str, Array]]:
-    """`_run`, compiled for what the plan says."""
-    return (_run_one_function if plan.one_function else _run_kernels)(plan, *args)
+    """`_run`, compiled for what the plan says, if that can be."""
+    if plan.one_function and plan not in _refused:
+        try:
+            return _run_one_function(plan, *args)
+        except NotOneFunctionError:
+            _refused.add(plan)
+    return _run_kernels(in_kernels(plan), *args)
+
+
+def in_kernels(plan: Plan) -> Plan:
+    """The same plan, without one function."""
+    gradient = backprop if plan.gradient is backprop_as_sums else plan.gradient
+    return replace(plan, gradient=gradient, one_function=False)
 
 
 def replay(
@@ -267,7 +301,7 @@ def replay(
     """Run a failed epoch again, step by step, up to the one that fails: ``(state before it, step, its cost)``."""
     n = len(data[0])
     size = plan.batch_size
-    step = make_step(plan.optimizer, with_l2(plan, l2), plan.gradient)
+    step = make_step(plan.optimizer, with_l2(plan, l2), in_kernels(plan).gradient)
     order = jnp.arange(n) if size == n else shuffled(jax.random.fold_in(key, epoch), n)
 
     def checked(state: State, rows: Array) -> tuple[State, Array, Array]:

@@ -39,7 +39,7 @@ _PRIMITIVES = {
     "or", "pad", "pjit", "pow", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
     "rem", "reshape", "rev", "round", "rsqrt", "scan", "select_n", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack",
-    "stop_gradient", "sub", "tan", "tanh", "transpose", "unstack", "while", "xor",
+    "stop_gradient", "sub", "tan", "tanh", "transpose", "unstack", "while", "xla_metadata_value", "xor",
 }  # fmt: skip
 """What one function can hold; sorting, scattering and factorizations it cannot."""
 
@@ -59,13 +59,18 @@ def may_be_one_function(tree: Any) -> bool:
     return jax.default_backend() == "cpu" and len(devices) <= 1 and get_opaque_trace_state() == _OUTSIDE
 
 
-def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0) -> _R:
+class NotOneFunctionError(Exception):
+    """What had to be one function holds what it cannot."""
+
+
+def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0, required: bool = False) -> _R:
     """``f(*args)``, compiled as one function where it can be, and is not part of another; within ``jax.jit``, on a CPU.
 
     It can be, if it holds nothing but small operations, and no more than so many products.
 
     What f does not get as an argument, but from around it, may be traced, too. Where f cannot be one function, parts of
-    it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers.
+    it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers. If it is required to
+    be one, a `NotOneFunctionError` is raised instead.
     """
     if _inside.get():
         return f(*args)
@@ -76,20 +81,30 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0) -> _R:
         _inside.reset(token)
     primitives = list(_primitives(closed.jaxpr))
     if not _PRIMITIVES.issuperset(primitives) or primitives.count(_PRODUCT) > products:
+        if required:
+            raise NotOneFunctionError
         return f(*args)
-    inputs = [*closed.consts, *jax.tree.leaves(args)]
+    split = len(closed.consts)
+    outputs = apart(
+        lambda *inputs: eval_jaxpr(closed.jaxpr, inputs[:split], *inputs[split:]),
+        *closed.consts,
+        *jax.tree.leaves(args),
+    )
+    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+
+def apart(f: Callable[..., _R], *inputs: Array) -> _R:
+    """``f(*inputs)`` as one function, which XLA fuses with nothing around it; within `in_one_function`."""
 
     @jax.jit
-    def function(inputs: list[Any]) -> Any:
-        split = len(closed.consts)
-        outputs = eval_jaxpr(closed.jaxpr, inputs[:split], *inputs[split:])
-        return outputs, lax.optimization_barrier(inputs)
+    def function(*inputs: Array) -> tuple[_R, Any]:
+        return f(*inputs), lax.optimization_barrier(inputs)
 
     # XLA aborts where such a function has an input that it finds no use for. So all are outputs, too, and the barriers
     # keep JAX from noticing that no one needs them.
-    marked = set_xla_metadata(function(inputs), inlineable="false", xla_cpu_small_call="true")
+    marked = set_xla_metadata(function(*inputs), inlineable="false", xla_cpu_small_call="true")
     outputs, _ = lax.optimization_barrier(marked)
-    return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+    return outputs
 
 
 def _primitives(jaxpr: Jaxpr) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnet._one_function import apart
 from jaxnet._sharding import summed_matmul, summed_product
 from jaxnet.activations import Activation, identity
 from jaxnet.losses import Loss
@@ -92,6 +93,93 @@ def _total(delta: Array) -> Array:
 _AS_ROWS = Products(weigh, _carry_back, outer, _total, inputs=-1, units=-1)
 ROWS = Layout(_AS_ROWS, _AS_ROWS)
 """Activations and deltas are (..., units), biases (units,)."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sums, for few examples in one function
+
+# In one function, XLA makes a product a plain loop over numbers, but of a sum of few terms it makes a loop over
+# vectors, whose factors stay in registers. So the products of few examples are sums: of outer products, over the
+# examples or the units; and with wide weights over the inputs, each lane of a vector register with its share of them.
+# Some are functions of their own, or XLA would compute them anew for everything that is made of them. A step of two to
+# ten examples takes 0.3 to 0.95 of the time of XLA's products: 0.5 with four of 784-30-10, and 0.7 with ten.
+
+_FEW_EXAMPLES = 10
+"""Examples of a small batch."""
+
+_VECTOR = 64
+"""Bytes of a vector register."""
+
+_TERMS = 8
+"""Vectors that are taken together, so that they stay in registers."""
+
+_NARROW = 5
+"""A layer's inputs are few where they fill fewer vectors than that."""
+
+
+def _pieces(total: int, most: int, add: Callable[[Array, Array | int, int], Array], start: Array) -> Array:
+    """Add all terms to the start, as few at once as there have to be: ``add(sum, the first of them, their number)``."""
+    size = -(-total // -(-total // most))
+    loops, rest = divmod(total, size)
+    summed = lax.fori_loop(0, loops, lambda i, summed: add(summed, i * size, size), start)
+    return add(summed, loops * size, rest) if rest else summed
+
+
+def _sum_of_outer(left: Array, right: Array) -> Array:
+    """The sum over k of leftₖ rightₖᵀ: (k, n), (k, m) to (n, m)."""
+
+    def add(summed: Array, first: Array | int, number: int) -> Array:
+        parts = (lax.dynamic_slice_in_dim(array, first, number) for array in (left, right))
+        for a, b in zip(*parts, strict=True):
+            summed += a[:, None] * b[None]
+        return summed
+
+    return _pieces(len(left), _FEW_EXAMPLES, add, jnp.zeros((left.shape[1], right.shape[1]), left.dtype))
+
+
+def _summed_weigh(h: Array, weight: Array) -> Array:
+    lanes = _VECTOR // h.dtype.itemsize
+    if h.shape[-1] < _NARROW * lanes:
+        return _sum_of_outer(h.T, weight.T)
+    return apart(partial(jnp.sum, axis=-1), apart(_weigh_in_lanes, h, weight))
+
+
+def _weigh_in_lanes(h: Array, weight: Array) -> Array:
+    """The last sum of h Wᵀ, over the lanes of a vector, is still to be taken: (n, units, lanes)."""
+    lanes = _VECTOR // h.dtype.itemsize
+    vectors, rest = divmod(h.shape[-1], lanes)
+
+    def add(summed: Array, first: Array | int, number: int) -> Array:
+        parts = (lax.dynamic_slice_in_dim(array, first * lanes, number * lanes, 1) for array in (h, weight))
+        hs, weights = (part.reshape(len(part), number, lanes) for part in parts)
+        for i in range(number):
+            summed += hs[:, None, i] * weights[None, :, i]
+        return summed
+
+    start = jnp.zeros((len(h), len(weight), lanes), h.dtype)
+    if rest:  # one more vector, which ends with the inputs, and begins with some that are in the others
+        last = jnp.where(jnp.arange(lanes)[None] < lanes - rest, 0, h[:, -lanes:])
+        start = last[:, None] * weight[None, :, -lanes:]
+    return _pieces(vectors, _TERMS, add, start)
+
+
+_AS_SUMS = Products(
+    _summed_weigh,
+    lambda delta, weight: apart(lambda delta, weight: _sum_of_outer(delta.T, weight), delta, weight),
+    _sum_of_outer,
+    _total,
+    inputs=-1,
+    units=-1,
+)
+SUMS = Layout(_AS_SUMS, _AS_SUMS)
+"""Activations and deltas are (n, units), biases (units,)."""
+
+
+def as_sums(params: Params, n: int) -> bool:
+    """Whether the products of n examples take less time as sums in one function than as XLA's, by themselves."""
+    numbers = n * sum(layer.weight.size + layer.bias.size for layer in params)
+    most = 2**20 if n <= _FEW_EXAMPLES else 10_000
+    return n > 1 and 1000 < numbers <= most and params[0].weight.dtype in (jnp.float32, jnp.float64)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import portions
-from jaxnet._products import COLUMNS, ROWS, Layout, as_columns, in_columns
+from jaxnet._products import COLUMNS, ROWS, SUMS, Layout, as_columns, in_columns
 from jaxnet._sharding import summed_as
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
@@ -93,15 +93,15 @@ def backward_pass(
 
 
 def both_passes(
-    params: Params, x: Array, y: Array, net: Network, factors: Array | float = 1.0
+    params: Params, x: Array, y: Array, net: Network, factors: Array | float = 1.0, layout: Layout | None = None
 ) -> tuple[Array, Signals, Layout]:
-    """The losses (n,) of rows of examples, and what the passes leave in the layout that is fastest, which comes too.
+    """The losses (n,) of rows of examples, and what the passes leave in a layout, the fastest if None, which comes too.
 
     Each example's deltas are times its factor, of (n,), or one for all. The activations begin with x, as it came.
     """
-    layout = ROWS
-    if as_columns(params, len(x)):
-        layout = COLUMNS
+    if layout is None:
+        layout = COLUMNS if as_columns(params, len(x)) else ROWS
+    if layout is COLUMNS:
         params = [Layer(layer.weight, layer.bias[:, None]) for layer in params]
         y, net = y.T, in_columns(net.hidden, net.output, net.loss)
     if isinstance(factors, Array):
@@ -255,12 +255,25 @@ def backprop(
     >>> [layer.weight.shape for layer in grads]
     [(3, 2), (1, 3)]
     """
+    return _gradient(params, x, y, net, weights)
+
+
+def backprop_as_sums(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(), weights: ArrayLike | None = None
+) -> tuple[Array, Any]:
+    """`backprop` of few examples, within one function."""
+    return _gradient(params, x, y, net, weights, SUMS)
+
+
+def _gradient(
+    params: Params, x: ArrayLike, y: ArrayLike, net: Network, weights: ArrayLike | None, layout: Layout | None = None
+) -> tuple[Array, Any]:
     check_network(net)
     x, y, weights = check_batch(params, x, y, weights)
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     shares = shares_of(x, None if weights is None else weights.ravel())
     # Scaling the last delta scales every other one, because the backward pass is linear.
-    losses, found, layout = both_passes(params, x, y, net, shares)
+    losses, found, layout = both_passes(params, x, y, net, shares, layout)
     gradients = add_penalty(net, contract(*found, layout), params)
     value = cost_of(params, losses, shares, net)
     return value, in_structure_of(params, gradients)

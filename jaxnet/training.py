@@ -26,11 +26,23 @@ from jaxnet._arguments import (
     checked_options,
     not_finite_example,
 )
-from jaxnet._loop import CAPACITY, Batch, Plan, begin, fetched, few_products, first_call, next_call, replay, run
+from jaxnet._loop import (
+    CAPACITY,
+    Batch,
+    Plan,
+    begin,
+    fetched,
+    few_products,
+    few_sums,
+    first_call,
+    next_call,
+    replay,
+    run,
+)
 from jaxnet._one_function import may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._validate import check_key
-from jaxnet.backprop import backprop
+from jaxnet.backprop import backprop, backprop_as_sums
 from jaxnet.network import Network, Params, check_network
 from jaxnet.steps import Gradient, Metric
 
@@ -150,11 +162,13 @@ def train(
     l2 = jnp.asarray(net.l2, data[0].dtype) if net.penalised else None
     examples = len(data[0]) + (0 if validation is None else len(validation[0]))
     drawn = batch_size < len(data[0])  # then only steps are one function, and else the whole loop with what it measures
-    small = (drawn and batch_size == 1) or few_products(params, batch_size if drawn else examples)
-    one_function = small and may_be_one_function((params, data, validation, key))
+    may_be = may_be_one_function((params, data, validation, key))
+    one_function = may_be and few_products(params, batch_size if drawn else examples)
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function)
 
     loop = begin(plan, params, key, stops=patience is not None)
+    if may_be and gradient is backprop and (drawn or not (validation or metrics)) and few_sums(loop.state, batch_size):
+        plan = replace(plan, gradient=backprop_as_sums, one_function=True)
     histories: list[dict[str, np.ndarray]] = []
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
     done, stride = 0, first_call(-(-len(data[0]) // batch_size), examples * numbers)

@@ -4,13 +4,17 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from helpers import OUTPUTS_AND_LOSSES, assert_close, in_form, name_of, problem
 
 import jaxnet
 from jaxnet import Network, activations
-from jaxnet._products import COLUMNS, ROWS, as_columns
+from jaxnet._loop import few_products, few_sums
+from jaxnet._one_function import COMPILER_OPTIONS, in_one_function
+from jaxnet._products import COLUMNS, ROWS, as_columns, as_sums
 from jaxnet.activations import Activation
+from jaxnet.backprop import backprop_as_sums
 
 SIZES = (3, 60, 5, 2)  # 60: wide enough for its products to go another way
 
@@ -103,3 +107,52 @@ def test_which_form_is_taken(sizes, n, columns):
 def test_rows_elsewhere_than_on_a_cpu():
     with mock.patch("jax.default_backend", return_value="gpu"):
         assert not as_columns(jaxnet.init(jax.random.key(0), (784, 30, 10)), 1000)
+
+
+# Sums, in one function
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="products are sums on a CPU only")
+@pytest.mark.parametrize("n", [1, 10, 13])
+@pytest.mark.parametrize(
+    "sizes", [SIZES, (1, 1), (39, 1, 40, 41), (64, 3), (81, 6, 30, 2), (200, 90, 11), (515, 2)], ids=str
+)
+def test_sums_give_the_same(sizes, n, x64):
+    net = Network(activations.tanh, l2=0.1)
+    params, x, y = problem(sizes, net, n=n, dtype="float64", scale=0.1)
+    weights = jax.random.uniform(jax.random.key(1), (n,))
+
+    def gradient(*args):
+        return in_one_function(lambda *args: backprop_as_sums(*args), *args)
+
+    program = jax.jit(gradient, static_argnums=3).lower(params, x, y, net, weights).compile(COMPILER_OPTIONS)
+    assert " dot(" not in program.as_text()
+    assert_close(program(params, x, y, weights), jax.jit(jaxnet.autodiff, static_argnums=3)(params, x, y, net, weights))
+
+
+def shaped(sizes, **options):
+    """The shapes of parameters."""
+    return jax.eval_shape(lambda: problem(sizes, **options)[0])
+
+
+def test_sums_are_for_few_examples():
+    """Of any size, if they are ten or less; and small ones, unless they are so small that all is the same."""
+    mnist, digits, small, xor = ((784, 30, 10), (64, 32, 10), (8, 16, 4), (2, 2, 1))
+    params = {sizes: shaped(sizes) for sizes in (mnist, digits, small, xor, (784, 500, 500, 10))}
+    assert [as_sums(params[mnist], n) for n in (1, 2, 10, 11)] == [False, True, True, False]
+    assert [as_sums(params[digits], n) for n in (4, 10, 32)] == [True, True, False]
+    assert [as_sums(params[small], n) for n in (2, 8, 32, 64)] == [False, True, True, False]
+    assert not as_sums(params[xor], 4)
+    assert few_products(params[xor], 4)
+    assert not as_sums(params[784, 500, 500, 10], 8)
+    assert not as_sums(shaped(digits, dtype="bfloat16"), 10)
+
+
+def test_sums_leave_long_updates_to_all_cores():
+    def pay(sizes, optimizer):
+        params = shaped(sizes)
+        return few_sums(jaxnet.State(params, jax.eval_shape(optimizer.init, params)), 10)
+
+    assert pay((784, 30, 10), optax.sgd(0.1, momentum=0.9))
+    assert not pay((784, 30, 10), optax.adam(0.1))
+    assert pay((64, 32, 10), optax.adam(0.1))

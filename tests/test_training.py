@@ -12,7 +12,7 @@ import pytest
 from helpers import assert_close, problem
 
 import jaxnet
-from jaxnet import Network, State, activations, losses
+from jaxnet import Network, State, _loop, activations, losses
 from jaxnet._loop import cut, first_call, next_call, shuffled
 
 KEY = jax.random.key(7)
@@ -50,6 +50,40 @@ def test_equals_the_loop_written_out(batch_size, weighted, x64):
     assert_close(result.params, state.params)
     assert_close(result.opt_state, state.opt_state)
     assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs))
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 4])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+def test_products_as_sums_equal_the_loop_written_out(batch_size, weighted, x64, monkeypatch):
+    if jax.default_backend() == "cpu":
+        monkeypatch.setattr(_loop, "_run_kernels", None)
+    net = Network(activations.tanh, activations.softmax, losses.softmax_cross_entropy, l2=0.01)
+    params, *data = problem((83, 6, 3), net, n=10, dtype="float64", scale=0.1)
+    if weighted:
+        data.append(jax.random.uniform(jax.random.key(3), (10,)))
+    options = {"net": net, "optimizer": optax.sgd(0.1, momentum=0.9), "epochs": 3, "batch_size": batch_size}
+    result = jaxnet.train(KEY, params, tuple(data), **options)
+    state, costs = by_the_book(KEY, params, tuple(data), **options)
+    assert_close(result.params, state.params)
+    assert_close(result.opt_state, state.opt_state)
+    assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs))
+
+
+@pytest.mark.promotes
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="loops are one function on a CPU only")
+def test_what_cannot_be_one_function_is_found_out_once(x64, monkeypatch):
+    """An optimizer that holds products: kernels are compiled for it, as for any other."""
+    tried = []
+    run = _loop._run_one_function
+    monkeypatch.setattr(_loop, "_run_one_function", lambda *args: tried.append(args[0]) or run(*args))
+    params, *data = problem((83, 6, 3), n=10, dtype="float64", scale=0.1)
+    options = {"optimizer": optax.contrib.muon(0.1), "epochs": 3, "batch_size": 4}
+    results = [jaxnet.train(KEY, params, tuple(data), **options) for _ in range(2)]
+    state, costs = by_the_book(KEY, params, tuple(data), **options)
+    for result in results:
+        assert_close(result.params, state.params, tolerance=1e-9)
+        assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs), tolerance=1e-9)
+    assert len(tried) == 1
 
 
 def test_an_epoch_takes_every_example_once(x64):
