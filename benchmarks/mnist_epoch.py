@@ -27,6 +27,9 @@ from benchmarks import peers, report
 from benchmarks.harness import Ratio, interleave, operations, ratio
 from benchmarks.report import Bar, Report, Table
 from jaxnet import _loop
+from jaxnet._one_function import in_one_function
+from jaxnet._products import ROWS, SUMS
+from jaxnet.backprop import backprop_as_sums, both_passes, forward_pass
 
 SIZES, BATCH = (784, 30, 10), 10
 BARS = {"scikit-learn": 8, "PyTorch": 12, "NumPy, by examples": 25}
@@ -149,26 +152,41 @@ def stages(problem: peers.Problem) -> dict[str, Callable[[], Any]]:
     """Programs that each do one part of an epoch, or one part more than the one before.
 
     The scans over contiguous batches carry the parameters, and add to a bias what they computed times a number too
-    small to matter, so that nothing can be left out.
+    small to matter, so that nothing can be left out. On a CPU they are one function each, as in `jaxnet.train`.
     """
     x, y, size, rate, _ = problem
     n = len(x) // size * size
     data = jnp.asarray(x[:n]), jnp.asarray(y[:n])
-    params, key = jaxnet.init(jax.random.key(0), SIZES), jax.random.key(1)
+    params, key, net = jaxnet.init(jax.random.key(0), SIZES), jax.random.key(1), jaxnet.Network()
+    on_cpu = jax.default_backend() == "cpu"
+    layout, gradient = (SUMS, backprop_as_sums) if on_cpu else (ROWS, jaxnet.backprop)
 
     def touched(params: Any, *used: jax.Array) -> Any:
         last = params[-1]
         return (*params[:-1], last._replace(bias=last.bias + 1e-30 * sum(jnp.sum(array) for array in used)))
 
+    def step(params: Any, batch: Any) -> Any:
+        _, grads = gradient(params, *batch)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads)
+
     bodies = {
-        "forward": lambda params, batch: touched(params, jaxnet.forward(params, batch[0])),
-        "passes": lambda params, batch: touched(params, *jaxnet.signals(params, *batch).deltas),
-        "step": lambda params, batch: jaxnet.sgd_step(params, batch[0], batch[1], rate)[0],
+        "forward": lambda params, batch: touched(
+            params, forward_pass(params, batch[0], net.hidden, net.output, layout)[0][-1]
+        ),
+        "passes": lambda params, batch: touched(params, *both_passes(params, *batch, net, layout=layout)[1].deltas),
+        "step": step,
     }
     batches = tuple(array.reshape(-1, size, array.shape[1]) for array in data)
 
     def scan(body: Callable[[Any, Any], Any]) -> Callable[[], Any]:
-        program = jax.jit(lambda params, batches: lax.scan(lambda p, b: (body(p, b), None), params, batches)[0])
+        def scanned(params: Any, batches: Any) -> Any:
+            return lax.scan(lambda p, b: (body(p, b), None), params, batches)[0]
+
+        if on_cpu:
+            options = _loop.COMPILER_OPTIONS
+            program = jax.jit(lambda *args: in_one_function(scanned, *args, required=True), compiler_options=options)
+        else:
+            program = jax.jit(scanned)
         return lambda: program(params, batches)
 
     @jax.jit
