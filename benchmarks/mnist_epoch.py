@@ -173,7 +173,9 @@ def stages(problem: peers.Problem) -> dict[str, Callable[[], Any]]:
         "forward": lambda params, batch: touched(
             params, forward_pass(params, batch[0], net.hidden, net.output, layout)[0][-1]
         ),
-        "passes": lambda params, batch: touched(params, *both_passes(params, *batch, net, layout=layout)[1].deltas),
+        "passes": lambda params, batch: touched(
+            params, *both_passes(params, batch[0], batch[1], net, layout=layout)[1].deltas
+        ),
         "step": step,
     }
     batches = tuple(array.reshape(-1, size, array.shape[1]) for array in data)
