@@ -17,6 +17,7 @@ from jax import Array, lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Jaxpr, get_opaque_trace_state, subjaxprs
+from jax.sharding import SingleDeviceSharding
 
 _R = TypeVar("_R")
 
@@ -51,12 +52,13 @@ _OUTSIDE = get_opaque_trace_state()
 
 
 def may_be_one_function(tree: Any) -> bool:
-    """Whether work on the arrays of a tree may be one function: on one CPU, and in no transformation of JAX.
+    """Whether work on the arrays of a tree may be one function: on one CPU, on no mesh, and in no transformation.
 
     In one, a traced number may hide in a caller's function, and what becomes of the loop is out of our hands.
     """
-    devices = set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)))
-    return jax.default_backend() == "cpu" and len(devices) <= 1 and get_opaque_trace_state() == _OUTSIDE
+    places = {leaf.sharding for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)}
+    alone = len(places) <= 1 and all(isinstance(place, SingleDeviceSharding) for place in places)
+    return jax.default_backend() == "cpu" and alone and get_opaque_trace_state() == _OUTSIDE
 
 
 class NotOneFunctionError(Exception):

@@ -194,6 +194,18 @@ def test_the_same_key_gives_the_same_bits():
     assert not np.array_equal(other.params[0].weight, first.params[0].weight)
 
 
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("sizes", [(2, 3, 1), (83, 6, 3)], ids=str)
+def test_data_on_a_mesh_of_one_device(sizes, batch_size):
+    mesh = jax.make_mesh((1,), ("examples",), (jax.sharding.AxisType.Explicit,))
+    params, *data = problem(sizes, n=8, scale=0.1)
+    there = jax.device_put(data, jax.NamedSharding(mesh, jax.P("examples")))
+    options = {"optimizer": SGD, "epochs": 2, "batch_size": batch_size}
+    found, expected = (jaxnet.train(KEY, params, tuple(given), **options) for given in (there, data))
+    assert_close(found.params, expected.params, tolerance=1e-5)
+    np.testing.assert_allclose(found.history["cost"], expected.history["cost"], rtol=1e-5)
+
+
 @pytest.mark.optimized
 def test_length_of_a_call_does_not_matter(monkeypatch):
     params, *data = problem((3, 4, 2), n=10)
