@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -184,11 +185,8 @@ def stages(problem: peers.Problem) -> dict[str, Callable[[], Any]]:
         def scanned(params: Any, batches: Any) -> Any:
             return lax.scan(lambda p, b: (body(p, b), None), params, batches)[0]
 
-        if on_cpu:
-            options = _loop.COMPILER_OPTIONS
-            program = jax.jit(lambda *args: in_one_function(scanned, *args, required=True), compiler_options=options)
-        else:
-            program = jax.jit(scanned)
+        run = partial(in_one_function, scanned, required=True) if on_cpu else scanned
+        program = jax.jit(run, compiler_options=_loop.WIDE_VECTORS if on_cpu else None)
         return lambda: program(params, batches)
 
     @jax.jit

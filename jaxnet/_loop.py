@@ -13,9 +13,8 @@ import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxnet import _one_function
 from jaxnet._numeric import portions, wide
-from jaxnet._one_function import NotOneFunctionError, in_one_function
+from jaxnet._one_function import COMPILER_OPTIONS, NotOneFunctionError, in_one_function
 from jaxnet._products import as_sums
 from jaxnet._sharding import take
 from jaxnet._validate import as_array
@@ -23,8 +22,8 @@ from jaxnet.backprop import backprop, backprop_as_sums, cost
 from jaxnet.network import Network
 from jaxnet.steps import Gradient, Metric, State, make_step, takes_key
 
-COMPILER_OPTIONS = _one_function.COMPILER_OPTIONS | {"xla_cpu_prefer_vector_width": 512}
-"""With what a program that holds one function must be compiled; XLA's own choice are vectors of 256 bits."""
+WIDE_VECTORS = COMPILER_OPTIONS | {"xla_cpu_prefer_vector_width": 512}
+"""With what a loop that is one function is compiled: sums gain by vectors of 512 bits, and XLA's choice is 256."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ def _run(
 
 _jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
 _run_kernels = _jitted()
-_run_one_function = _jitted(compiler_options=COMPILER_OPTIONS)
+_run_one_function = _jitted(compiler_options=WIDE_VECTORS)
 _refused: set[Plan] = set()
 """Plans whose loops cannot be one function, because of an optimizer, or a metric."""
 

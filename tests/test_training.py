@@ -37,6 +37,15 @@ def by_the_book(key, params, data, *, net=Network(), optimizer, epochs, batch_si
     return state, costs
 
 
+def assert_by_the_book(params, data, **options):
+    """What `train` returns is what the loop written out does."""
+    result = jaxnet.train(KEY, params, data, **options)
+    state, costs = by_the_book(KEY, params, data, **options)
+    assert_close(result.params, state.params)
+    assert_close(result.opt_state, state.opt_state)
+    assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs))
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 4, 9, 10])
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
 def test_equals_the_loop_written_out(batch_size, weighted, x64):
@@ -45,11 +54,7 @@ def test_equals_the_loop_written_out(batch_size, weighted, x64):
     if weighted:
         data.append(jax.random.uniform(jax.random.key(3), (10,)))
     options = {"net": net, "optimizer": optax.sgd(0.5, momentum=0.9), "epochs": 5, "batch_size": batch_size}
-    result = jaxnet.train(KEY, params, tuple(data), **options)
-    state, costs = by_the_book(KEY, params, tuple(data), **options)
-    assert_close(result.params, state.params)
-    assert_close(result.opt_state, state.opt_state)
-    assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs))
+    assert_by_the_book(params, tuple(data), **options)
 
 
 @pytest.mark.parametrize("batch_size", [None, 3, 4])
@@ -62,11 +67,7 @@ def test_products_as_sums_equal_the_loop_written_out(batch_size, weighted, x64, 
     if weighted:
         data.append(jax.random.uniform(jax.random.key(3), (10,)))
     options = {"net": net, "optimizer": optax.sgd(0.1, momentum=0.9), "epochs": 3, "batch_size": batch_size}
-    result = jaxnet.train(KEY, params, tuple(data), **options)
-    state, costs = by_the_book(KEY, params, tuple(data), **options)
-    assert_close(result.params, state.params)
-    assert_close(result.opt_state, state.opt_state)
-    assert_close(jnp.asarray(result.history["cost"]), jnp.array(costs))
+    assert_by_the_book(params, tuple(data), **options)
 
 
 @pytest.mark.promotes
