@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxnet._loop import Batch, fetched
-from jaxnet._validate import check_batch, checked_count, describe
+from jaxnet._validate import check_batch, check_gradient, check_optimizer, check_parts, checked_count, describe
 from jaxnet.network import Network, Params
 from jaxnet.steps import Metric
 
@@ -28,9 +28,7 @@ def check_concrete(name: str, *arguments: Any) -> None:
 
 def checked_data(name: str, params: Params, data: Any) -> Batch:
     """The arrays of ``(x, y)`` or ``(x, y, weights)``, checked against the parameters."""
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3) or isinstance(data[0], tuple):
-        came = f"{describe(data)} of {len(data)}" if isinstance(data, (tuple, list)) else describe(data)
-        raise TypeError(f"{name} is {came}, expected a tuple (x, y) or (x, y, weights)")
+    check_parts(name, data)
     try:
         x, y, weights = check_batch(params, *data)
     except (TypeError, ValueError) as error:
@@ -101,8 +99,14 @@ def checked_options(
 
 
 def check_functions(optimizer: Any, gradient: Any) -> None:
-    """Raise unless they are an optax optimizer and a gradient function, as far as can be seen."""
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer is {describe(optimizer)}, expected an optax optimizer such as optax.sgd(0.5)")
-    if not callable(gradient) or type(gradient).__hash__ is None:
-        raise TypeError(f"gradient is {describe(gradient)}, expected a function such as jaxnet.backprop")
+    """Raise unless they are an optax optimizer and a gradient function that compiled code can be kept for."""
+    check_optimizer(optimizer)
+    check_gradient(gradient)
+    for name, value in (("optimizer", optimizer), ("gradient", gradient)):
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"{name} is {describe(value)} that cannot be hashed, so no compiled code can be kept for it; make its "
+                "class hashable, as functions and optax optimizers are"
+            ) from None

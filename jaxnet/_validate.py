@@ -75,6 +75,8 @@ def checked_scalar(
 
 def as_array(name: str, value: Any) -> Array:
     """The value as an array, if it is one of numbers."""
+    if isinstance(value, Array):
+        return value
     try:
         if isinstance(value, np.ndarray):  # JAX takes the bytes of this machine only
             value = value.astype(value.dtype.newbyteorder("="), copy=False)
@@ -98,6 +100,18 @@ def check_key(key: Any) -> None:
         )
     if key.shape != ():
         raise ValueError(f"key has shape {key.shape}, expected one key; map over several with jax.vmap")
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise unless it is an optax optimizer, as far as can be seen."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer is {describe(optimizer)}, expected an optax optimizer such as optax.sgd(0.5)")
+
+
+def check_gradient(gradient: Any) -> None:
+    """Raise unless it can be called."""
+    if not callable(gradient):
+        raise TypeError(f"gradient is {describe(gradient)}, expected a function such as jaxnet.backprop")
 
 
 def check_params(params: Any) -> None:
@@ -183,6 +197,13 @@ def check_batch(
         raise ValueError(f"weights has shape {weights.shape}, expected {x.shape[:-1]}: one for each example in x")
     check_same_dtype("weights", weights, params[0].weight)
     return x, y, weights
+
+
+def check_parts(name: str, data: Any) -> None:
+    """Raise unless ``data`` is a tuple or list of x and y, and perhaps weights, whatever these are."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3) or isinstance(data[0], tuple):
+        came = f"{describe(data)} of {len(data)}" if isinstance(data, (tuple, list)) else describe(data)
+        raise TypeError(f"{name} is {came}, expected a tuple (x, y) or (x, y, weights)")
 
 
 def check_direction(name: str, v: Any, params: Any) -> None:

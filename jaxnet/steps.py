@@ -13,10 +13,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
-from jaxnet._validate import check_batch, checked_scalar
+from jaxnet._validate import check_batch, check_gradient, check_optimizer, check_parts, checked_scalar, describe
 from jaxnet.activations import identity
 from jaxnet.backprop import backprop, forward
-from jaxnet.network import Network, Params
+from jaxnet.network import Network, Params, check_network
 
 __all__ = ["State", "accuracy", "make_step", "sgd_step"]
 
@@ -83,6 +83,11 @@ def make_step(
     A function of ``State(params, opt_state)``, or ``State(params, opt_state, key)`` for a gradient that takes a key,
     and a batch ``(x, y)`` or ``(x, y, weights)``; its metrics hold the batch's "cost" before the step.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; from the step, also if the state or the batch is not.
+
     >>> import jax, jaxnet, optax
     >>> optimizer = optax.sgd(0.5)
     >>> step = jax.jit(make_step(optimizer))
@@ -91,10 +96,16 @@ def make_step(
     >>> sorted(metrics)
     ['cost']
     """
+    check_optimizer(optimizer)
+    check_network(net)
+    check_gradient(gradient)
     optimizer = optax.with_extra_args_support(optimizer)
     random = takes_key(gradient)
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, dict[str, Array]]:
+        if not isinstance(state, tuple) or len(state) != 3:
+            raise TypeError(f"state is {describe(state)}, expected jaxnet.State(params, opt_state)")
+        check_parts("batch", batch)
         params, opt_state, key = state
         x, y, *weights = batch
         drawn = {}

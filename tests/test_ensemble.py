@@ -522,6 +522,9 @@ def test_forward_of_shared_and_own_inputs(dtype):
         ({"data": (*jaxnet.data.xor(), jnp.zeros((M, 4)))}, ValueError, "data: weights are negative, or all zero"),
         ({"validation": (jnp.full((4, 2), jnp.inf), jnp.ones((4, 1)))}, ValueError, "validation: x holds values"),
         ({"subset": jnp.ones((M, 2))}, ValueError, r"subset is an array of float32 .*integers \(3, rows\)"),
+        ({"subset": [[0, 1], [1], [2, 3]]}, ValueError, r"subset holds rows of different lengths, .*\(3, rows\)"),
+        ({"data": (jaxnet.data.xor(), jaxnet.data.xor())}, TypeError, "data is a tuple of 2, expected a tuple"),
+        ({"data": ([[0.0, 1.0], [1.0]], jnp.ones((2, 1)))}, TypeError, "data: x is a list, which is not an array"),
         ({"subset": jnp.full((M, 2), 4)}, ValueError, "subset holds rows from 4 to 4, but the data has 4 examples"),
         ({"net": Network(l2=jnp.ones(2))}, ValueError, r"net.l2 has shape \(2,\), expected one number, or one for"),
         ({"net": Network(l2=-jnp.ones(M))}, ValueError, "net.l2 holds values that are negative"),
@@ -573,6 +576,8 @@ def test_bad_arguments_of_init_and_forward():
     params = ensemble.init(KEY, 5, (2, 1))
     with pytest.raises(ValueError, match="x has shape .*but there are 5 members"):
         ensemble.forward(params, jnp.ones((4, 3, 2)))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 4, 3, 2\), .* expected \(members, n, inputs\)"):
+        ensemble.forward(params, jnp.ones((5, 4, 3, 2)))
     with pytest.raises(ValueError, match="x has 3 features"):
         ensemble.forward(params, jnp.ones((4, 3)))
 
@@ -617,3 +622,16 @@ def test_train_cannot_be_compiled():
     params, x, y = ensemble_problem(dtype="float32")
     with pytest.raises(TypeError, match=r"ensemble\.train drives a compiled loop from Python"):
         jax.jit(lambda x: ensemble.train(KEY, params, (x, y), optimizer=SGD, epochs=1).params)(x)
+
+
+@pytest.mark.parametrize("layout", ["stacked", "members last"])
+@pytest.mark.parametrize("transformation", [jax.grad, lambda f: lambda rate: jax.vmap(f)(jnp.full(2, rate))])
+def test_a_step_size_cannot_be_traced(transformation, layout):
+    params, x, y = ensemble_problem(dtype="float32")
+
+    def trained(rate):
+        optimizer = optax.sgd(rate)
+        return ensemble.train(KEY, params, (x, y), optimizer=optimizer, epochs=1, layout=layout).params[0].bias[0, 0]
+
+    with pytest.raises(TypeError, match=r"ensemble\.train drives a compiled loop from Python"):
+        transformation(trained)(0.1)

@@ -190,19 +190,22 @@ def test_lowers_for_a_gpu(optimizer, sizes, x64_too, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("members", "sizes", "n", "pays"),
+    ("work", "pays"),
     [
-        (65_536, (2, 2, 1), 4, True),
-        (64, (2, 2, 1), 4, True),
-        (1024, (8, 16, 4), 8, True),
-        (4096, (64, 32, 10), 32, False),
-        (64, (64, 64, 10), 100, False),
-        (65_536, (2, 2, 1), 1000, False),
-        (65_536, (2, 2, 2, 2, 1), 4, False),
+        (Work(65_536, (2, 2, 1), 4, False, False), True),
+        (Work(64, (2, 2, 1), 4, False, False), True),
+        (Work(1024, (8, 16, 4), 8, False, False), True),
+        (Work(1024, (8, 16, 4), 8, True, False), True),
+        (Work(1024, (8, 16, 4), 8, True, True), False),
+        (Work(56, (64, 16, 10), 1, True, True), True),
+        (Work(4096, (64, 32, 10), 32, False, False), False),
+        (Work(64, (64, 64, 10), 100, False, False), False),
+        (Work(65_536, (2, 2, 1), 1000, False, False), False),
+        (Work(65_536, (2, 2, 2, 2, 1), 4, False, False), False),
     ],
 )
-def test_pays_where_it_was_measured_to(members, sizes, n, pays):
-    assert kernel_pays(members, sizes, n, 2) == pays
+def test_pays_where_it_was_measured_to(work, pays):
+    assert kernel_pays(work, 2) == pays
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -1,7 +1,9 @@
 """The training loop against one written out in Python, and its promises."""
 
+import dataclasses
 import re
 import sys
+from collections.abc import Callable
 
 import chex
 import jax
@@ -443,6 +445,17 @@ def test_progress_without_rich(monkeypatch):
 # Bad input
 
 
+@dataclasses.dataclass
+class Unhashable:
+    """An optimizer, and a gradient, whose class defines equality and no hash."""
+
+    init: Callable
+    update: Callable
+
+    def __call__(self, *args):
+        return jaxnet.backprop(*args)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -465,6 +478,8 @@ def test_progress_without_rich(monkeypatch):
         ({"patience": 0, "validation": jaxnet.data.xor()}, ValueError, "patience is 0, expected an integer >= 1"),
         ({"optimizer": 0.5}, TypeError, r"optimizer is a float, expected an optax optimizer such as optax.sgd\(0.5\)"),
         ({"gradient": "backprop"}, TypeError, "gradient is a str, expected a function such as jaxnet.backprop"),
+        ({"optimizer": Unhashable(*SGD)}, TypeError, "optimizer is a Unhashable that cannot be hashed"),
+        ({"gradient": Unhashable(*SGD)}, TypeError, "gradient is a Unhashable that cannot be hashed"),
         ({"net": "sigmoid"}, TypeError, "net is a str, expected a jaxnet.Network"),
         ({"metrics": {"cost": jaxnet.accuracy}}, ValueError, "metrics has the name 'cost', which the history uses"),
         ({"metrics": {"a": lambda p, x, y, net: x}}, ValueError, r"metrics\['a'\] returns .*expected a scalar"),
@@ -494,6 +509,25 @@ def test_bad_arguments(change, error, message):
     key, params, data = (arguments.pop(name) for name in ("key", "params", "data"))
     with pytest.raises(error, match=message):
         jaxnet.train(key, params, data, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": 0.5}, "optimizer is a float, expected an optax optimizer"),
+        ({"net": "sigmoid"}, "net is a str, expected a jaxnet.Network"),
+        ({"gradient": "backprop"}, "gradient is a str, expected a function such as jaxnet.backprop"),
+        ({"state": jaxnet.init(KEY, (2, 3, 1))}, r"state is a tuple, expected jaxnet.State\(params, opt_state\)"),
+        ({"batch": jaxnet.data.xor()[0]}, r"batch is an array of float32 with shape \(4, 2\), expected a tuple \(x, y"),
+        ({"batch": jaxnet.data.xor()[:1]}, r"batch is a tuple of 1, expected a tuple \(x, y\) or \(x, y, weights\)"),
+    ],
+)
+def test_bad_arguments_of_steps(change, message):
+    params = jaxnet.init(KEY, (2, 3, 1))
+    arguments = {"optimizer": SGD, "state": jaxnet.State(params, SGD.init(params)), "batch": jaxnet.data.xor()} | change
+    state, batch = (arguments.pop(name) for name in ("state", "batch"))
+    with pytest.raises(TypeError, match=message):
+        jaxnet.make_step(**arguments)(state, batch)
 
 
 def test_train_cannot_be_compiled():

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jaxnet import _arguments
 from jaxnet._loop import Batch
-from jaxnet._validate import check_key, describe
+from jaxnet._validate import as_array, check_key, check_parts, describe
 from jaxnet.ensemble.members import per_member
 from jaxnet.network import Network, Params
 
@@ -33,17 +33,16 @@ def checked_key(key: Any, members: int) -> Array:
 
 def checked_data(name: str, members: int, member: Params, data: Any) -> Batch:
     """The arrays of ``(x, y)`` or ``(x, y, weights)``, each shared or with a leading axis of members."""
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        return _arguments.checked_data(name, member, data)  # which says what is wrong
-    parts = zip(("x", "y", "weights"), data, _SHARED, strict=False)
-    for part, array, axes in parts:
-        if jnp.ndim(array) == axes + 1 and len(array) != members:
+    check_parts(name, data)
+    parts = ("x", "y", "weights")
+    arrays = tuple(as_array(f"{name}: {part}", array) for part, array in zip(parts, data, strict=False))
+    for part, array, axes in zip(parts, arrays, _SHARED, strict=False):
+        if array.ndim == axes + 1 and len(array) != members:
             raise ValueError(
-                f"{name}: {part} has shape {jnp.shape(array)}, whose first axis should be that of the {members} members"
+                f"{name}: {part} has shape {array.shape}, whose first axis should be that of the {members} members"
             )
-    first = [array[0] if jnp.ndim(array) == axes + 1 else array for array, axes in zip(data, _SHARED, strict=False)]
+    first = [array[0] if array.ndim == axes + 1 else array for array, axes in zip(arrays, _SHARED, strict=False)]
     _arguments.checked_data(name, member, tuple(first))
-    arrays = tuple(map(jnp.asarray, data))
     if len(arrays) == 3 and (jnp.any(arrays[2] < 0) or not jnp.all(jnp.any(arrays[2] != 0, axis=-1))):
         raise ValueError(f"{name}: weights are negative, or all zero; expected weights >= 0 of which some count")
     return arrays
@@ -64,7 +63,10 @@ def checked_subset(subset: Any, members: int, n: int) -> Array | None:
     """The rows of the data that each member trains on, integers (members, rows)."""
     if subset is None:
         return None
-    rows = np.asarray(subset)
+    try:
+        rows = np.asarray(subset)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"subset holds rows of different lengths, expected integers ({members}, rows)") from None
     if rows.ndim != 2 or rows.shape[0] != members or rows.shape[1] == 0 or rows.dtype.kind not in "iu":
         raise ValueError(
             f"subset is {describe(rows)}, expected rows of the data for each member: integers ({members}, rows)"

@@ -153,7 +153,7 @@ def cost_stacked(work: Work) -> float:
 
 # Microseconds for a step of all members on an H100, float32, fitted by hand to networks from 2-2-1 to 64-32-10, batches
 # from 4 to 100 and 16 to 65,536 members: within a factor of two of most. Not fitted anew to stacked products since they
-# take up to a fifth less, nor to members' own orders, with which one kernel takes longer.
+# take up to a fifth less.
 _LAUNCH = 8  # stacked, to start the kernels of a layer
 _STACKED_NUMBER = 1e-5  # a parameter or an activation
 _IN_THREADS, _IN_THREADS_MEMBER = 9e-3, 3.5e-7  # a parameter and example: of one member; of one among many
@@ -204,9 +204,11 @@ def _cost_in_warps(members: int, sizes: tuple[int, ...], n: int) -> float:
     return _STEP_IN_WARPS + power_of_two(n) * _padded_weights(sizes) * max(_IN_WARPS, _IN_WARPS_MEMBER * members)
 
 
-def kernel_pays(members: int, sizes: tuple[int, ...], n: int, per_parameter: float) -> bool:
+def kernel_pays(work: Work, per_parameter: float) -> bool:
     """Whether, on a GPU, one kernel that holds such networks is known to take less time than stacked products."""
-    if n > _MOST_EXAMPLES or len(sizes) > _MOST_LAYERS + 1:
+    members, sizes, n = work.members, work.sizes, work.batch_size
+    gathered = work.own_batches and n > 1  # before the kernel starts: it took longer than the usual loop
+    if n > _MOST_EXAMPLES or len(sizes) > _MOST_LAYERS + 1 or gathered:
         return False
     stacked = _LAUNCH * (len(sizes) - 1) + _STACKED_NUMBER * members * (_parameters(sizes) + n * sum(sizes[1:]))
     cost = _cost_in_threads if in_threads(members, sizes, n, per_parameter) else _cost_in_warps

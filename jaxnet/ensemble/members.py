@@ -95,10 +95,10 @@ def forward(params: Params, x: ArrayLike, net: Network = Network()) -> Array:
     """
     check_kind(net)
     members, member = checked_members(params)
-    own = jnp.ndim(x) == 3
-    if own and len(jnp.asarray(x)) != members:
-        raise ValueError(f"x has shape {jnp.shape(x)}, but there are {members} members; expected (members, n, inputs)")
-    x = jnp.asarray(x)
+    x = as_array("x", x)
+    own = x.ndim == 3
+    if x.ndim > 3 or (own and len(x) != members):
+        raise ValueError(f"x has shape {x.shape}, but there are {members} members; expected (members, n, inputs)")
     check_x(member, x[0] if own else x)
     return jax.vmap(
         lambda params, x: forward_pass(params, x, net.hidden, net.output)[0][-1], in_axes=(0, 0 if own else None)

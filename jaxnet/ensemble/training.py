@@ -236,7 +236,7 @@ def _checked_layout(
             return False
         leaves, tree = jax.tree.flatten(member)
         numbers = _numbers_in_kernel(work.sizes, replace(net, l2=0.0), optimizer, tree, tuple(leaves))
-        return numbers is not None and kernel_pays(work.members, work.sizes, work.batch_size, numbers)
+        return numbers is not None and kernel_pays(work, numbers)
 
     chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
     if chosen.name != STACKED and not by_hand:
@@ -403,7 +403,10 @@ def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple
         options = {"xla_cpu_prefer_vector_width": 512}
         if plan.solo.one_function:
             options |= COMPILER_OPTIONS
-    return run.lower(plan, *jax.tree.unflatten(tree, shapes)).compile(options)
+    arguments = jax.tree.unflatten(tree, shapes)
+    # A traced step size hides in the optimizer.
+    check_concrete("ensemble.train", jax.make_jaxpr(partial(run, plan))(*arguments).consts)
+    return run.lower(plan, *arguments).compile(options)
 
 
 def _compiled(plan: Plan, loops: Loop, own: Given, common: Given, patience: np.int32 | None) -> Any:

@@ -10,7 +10,7 @@ import optax
 from jax import Array, lax
 
 from jaxnet._numeric import total_square
-from jaxnet._validate import checked_count, describe
+from jaxnet._validate import check_optimizer, checked_count
 from jaxnet.optimizers._common import check_decay
 
 __all__ = ["AdaptiveBatchState", "adaptive_batch"]
@@ -79,8 +79,7 @@ def adaptive_batch(
     >>> bool(2 <= result.opt_state.size <= 16)
     True
     """
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(f"optimizer is {describe(optimizer)}, expected an optax optimizer such as optax.sgd(0.5)")
+    check_optimizer(optimizer)
     largest = checked_count("largest", largest, least=2)
     check_decay(decay)
     inner = optax.with_extra_args_support(optimizer)
