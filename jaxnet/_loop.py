@@ -75,13 +75,14 @@ def products_of_gradient(plan: Plan, state: State) -> int:
     return 1 if plan.gradient is backprop_as_sums else 3 * len(state.params)
 
 
-def few_sums(state: State, examples: int) -> bool:
+def few_sums(state: State, examples: int, penalised: bool = False) -> bool:
     """Whether a gradient of so many examples takes less time as sums in one function, with the optimizer's update.
 
-    That update uses one core there, and where it is long, it takes more than the sums gain.
+    That update uses one core there, and where it is long, it takes more than the sums gain. Of a single example the
+    products are fast already, and a penalty is not.
     """
     numbers, slots = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state))
-    return as_sums(state.params, examples) and (slots <= numbers or numbers <= _SHORT)
+    return as_sums(state.params, examples, 1 if penalised else 2) and (slots <= numbers or numbers <= _SHORT)
 
 
 def with_l2(plan: Plan, l2: Array | None) -> Network:
@@ -278,17 +279,17 @@ def _run(
 _jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
 _run_kernels = _jitted()
 _run_one_function = _jitted(compiler_options=WIDE_VECTORS)
-_refused: set[Plan] = set()
+refused: set[Plan] = set()
 """Plans whose loops cannot be one function, because of an optimizer, or a metric."""
 
 
 def run(plan: Plan, *args: Any) -> tuple[Loop, dict[str, Array]]:
     """`_run`, compiled for what the plan says, if that can be."""
-    if plan.one_function and plan not in _refused:
+    if plan.one_function and plan not in refused:
         try:
             return _run_one_function(plan, *args)
         except NotOneFunctionError:
-            _refused.add(plan)
+            refused.add(plan)
     return _run_kernels(in_kernels(plan), *args)
 
 

@@ -8,6 +8,7 @@ but next to none is small enough. Here loops are marked as such whatever their s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ import jax
 from jax import Array, lax
 from jax.core import eval_jaxpr
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Jaxpr, get_opaque_trace_state, subjaxprs
+from jax.extend.core import Jaxpr, JaxprEqn, get_opaque_trace_state, subjaxprs
 from jax.sharding import SingleDeviceSharding
 
 _R = TypeVar("_R")
@@ -44,6 +45,9 @@ _PRIMITIVES = {
 }  # fmt: skip
 """What one function can hold; sorting, scattering and factorizations it cannot."""
 
+_LONG = 4096
+"""Numbers along the last axis of an array, or over all of it, whose sum takes longer there, one at a time."""
+
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 """Whether a function is being traced, so that parts of it are part of it."""
 
@@ -68,7 +72,7 @@ class NotOneFunctionError(Exception):
 def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0, required: bool = False) -> _R:
     """``f(*args)``, compiled as one function where it can be, and is not part of another; within ``jax.jit``, on a CPU.
 
-    It can be, if it holds nothing but small operations, and no more than so many products.
+    It can be, if it holds nothing but small operations, no long sums, and no more than so many products.
 
     What f does not get as an argument, but from around it, may be traced, too. Where f cannot be one function, parts of
     it may be; it is traced twice then, and must not hand JAX a function whose trace JAX remembers. If it is required to
@@ -81,8 +85,10 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0, require
         closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
     finally:
         _inside.reset(token)
-    primitives = list(_primitives(closed.jaxpr))
-    if not _PRIMITIVES.issuperset(primitives) or primitives.count(_PRODUCT) > products:
+    equations = list(_equations(closed.jaxpr))
+    primitives = [equation.primitive.name for equation in equations]
+    long = any(map(_is_long_sum, equations))
+    if long or not _PRIMITIVES.issuperset(primitives) or primitives.count(_PRODUCT) > products:
         if required:
             raise NotOneFunctionError
         return f(*args)
@@ -109,8 +115,16 @@ def apart(f: Callable[..., _R], *inputs: Array) -> _R:
     return outputs
 
 
-def _primitives(jaxpr: Jaxpr) -> Iterator[str]:
-    """The names of all operations, with those of loops and branches."""
-    yield from (equation.primitive.name for equation in jaxpr.eqns)
+def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All operations, with those of loops and branches."""
+    yield from jaxpr.eqns
     for part in subjaxprs(jaxpr):
-        yield from _primitives(part)
+        yield from _equations(part)
+
+
+def _is_long_sum(equation: JaxprEqn) -> bool:
+    if equation.primitive.name not in ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod"):
+        return False
+    summed: Any = equation.invars[0].aval
+    shape, axes = summed.shape, equation.params["axes"]
+    return len(shape) - 1 in axes and math.prod(shape[axis] for axis in axes) > _LONG

@@ -8,6 +8,7 @@ function, ℓ the loss of one example, δ = ∂ℓ/∂a a delta; layers are numb
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import portions
-from jaxnet._products import COLUMNS, ROWS, SUMS, Layout, as_columns, in_columns
+from jaxnet._products import COLUMNS, ROWS, SUMS, Layout, as_columns, in_columns, sum_of_squares
 from jaxnet._sharding import summed_as
 from jaxnet._validate import check_batch, check_x
 from jaxnet.activations import Activation
@@ -207,11 +208,21 @@ def shares_of(x: Array, weights: Array | None) -> Array | float:
     return portions(weights)
 
 
-def cost_of(params: Params, losses: Array, shares: Array | float, net: Network) -> Array:
+def _sum_of_squares(weight: Array) -> Array:
+    return jnp.sum(weight**2)
+
+
+def cost_of(
+    params: Params,
+    losses: Array,
+    shares: Array | float,
+    net: Network,
+    squares_of: Callable[[Array], Array] = _sum_of_squares,
+) -> Array:
     mean = jnp.sum(losses * shares)
     if not net.penalised:
         return mean
-    squares = sum(jnp.sum(layer.weight**2) for layer in params)
+    squares = sum(squares_of(layer.weight) for layer in params)
     return mean + jnp.asarray(net.l2, mean.dtype) / 2 * squares
 
 
@@ -275,7 +286,7 @@ def _gradient(
     # Scaling the last delta scales every other one, because the backward pass is linear.
     losses, found, layout = both_passes(params, x, y, net, shares, layout)
     gradients = add_penalty(net, contract(*found, layout), params)
-    value = cost_of(params, losses, shares, net)
+    value = cost_of(params, losses, shares, net, sum_of_squares if layout is SUMS else _sum_of_squares)
     return value, in_structure_of(params, gradients)
 
 

@@ -167,7 +167,8 @@ def train(
     plan = Plan(optimizer, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function)
 
     loop = begin(plan, params, key, stops=patience is not None)
-    if may_be and gradient is backprop and (drawn or not (validation or metrics)) and few_sums(loop.state, batch_size):
+    summed = may_be and gradient is backprop and (drawn or not (validation or metrics))
+    if summed and few_sums(loop.state, batch_size, net.penalised):
         plan = replace(plan, gradient=backprop_as_sums, one_function=True)
     histories: list[dict[str, np.ndarray]] = []
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))

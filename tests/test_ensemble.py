@@ -127,9 +127,59 @@ def test_each_member_is_the_solo_run(order, batch_size, layout, x64):
     assert len(np.unique(weights, axis=0)) == M  # members differ
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("batch_size", [None, 4, 1])
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
+def test_each_member_is_the_solo_run_one_by_one(own, batch_size, weighted, x64):
+    """With sums in the place of products, and all that members may have of their own."""
+    params, *data = ensemble_problem((83, 12, 3), Network(l2=0.1))
+    data = [*data, *[jax.random.uniform(jax.random.key(3), (10,))] * weighted]
+    keys, l2, rates = jax.random.split(KEY, M), jnp.geomspace(1e-4, 0.1, M), jnp.array([0.1, 0.2, 0.3])
+    subset = jax.random.randint(jax.random.key(2), (M, 8), 0, 10) if own else None
+    options = {"batch_size": batch_size, "epochs": 6, "validation": tuple(data[:2]), "patience": 3}
+    options |= {"metrics": {"accuracy": jaxnet.accuracy}}
+    result = ensemble.train(
+        keys if own else KEY, params, tuple(data), subset=subset, net=Network(l2=l2), optimizer=optax.sgd,
+        hyperparams={"learning_rate": rates, "momentum": 0.9}, layout="one by one", **options,
+    )  # fmt: skip
+    assert result.layout.chunk == 1
+
+    def solo(k):
+        key, taken = (keys[k], tuple(array[subset[k]] for array in data)) if own else (KEY, tuple(data))
+        optimizer, net = optax.sgd(rates[k], 0.9), Network(l2=l2[k])
+        return jaxnet.train(key, member(params, k), taken, net=net, optimizer=optimizer, **options)
+
+    assert_members_are_solo_runs(result, solo)
+
+
+def test_one_by_one_with_another_gradient(x64):
+    params, *data = ensemble_problem()
+    options = {"optimizer": SGD, "epochs": 3, "batch_size": 4, "gradient": jaxnet.autodiff}
+    result = ensemble.train(KEY, params, tuple(data), layout="one by one", **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="products are sums on a CPU only")
+@pytest.mark.parametrize("layout", [None, "one by one"])
+def test_optimizers_that_one_function_cannot_hold_take_products(layout, x64, monkeypatch):
+    """They are found out once."""
+    tried, compiled = [], ensemble.training._compiled
+    monkeypatch.setattr(ensemble.training, "_compiled", lambda *args: tried.append(args[0]) or compiled(*args))
+    params, *data = ensemble_problem((110, 50, 3))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
+    options = {"optimizer": optimizer, "epochs": 3, "batch_size": 4}
+    results = [ensemble.train(KEY, params, tuple(data), layout=layout, **options) for _ in range(2)]
+    assert [plan.solo.one_function for plan in tried][:2] == [True, False]
+    assert not any(plan.solo.one_function for plan in tried[1:])
+    for result in results:
+        assert result.layout.name == (layout or "stacked")
+        assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), tuple(data), **options))
+
+
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [
+        ((activations.softmax, losses.softmax_cross_entropy), "one by one"),
         ((activations.softmax, losses.softmax_cross_entropy), "stacked"),
         ((activations.identity, losses.cross_entropy), "members last"),
     ],
@@ -329,6 +379,26 @@ def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
 
 
 @pytest.mark.parametrize(
+    ("members", "sizes", "batch_size", "batches", "name"),
+    [
+        (16, (784, 30, 10), 10, "whole", "one by one"),
+        (16, (784, 30, 10), 10, "own", "one by one"),
+        (16, (784, 30, 10), 1, "drawn", "one by one"),
+        (16, (784, 30, 10), 32, "drawn", "stacked"),
+        (16, (784, 300, 100, 10), 10, "drawn", "stacked"),
+        (16, (3072, 30, 10), 10, "drawn", "stacked"),
+        (16, (200, 200, 200, 10), 4, "own", "one by one"),
+        (512, (64, 32, 10), 10, "drawn", "members last"),
+        (4, (64, 32, 10), 10, "drawn", "one by one"),  # that fill no vector register
+        (16, (101, 5, 1), 10, "drawn", "stacked"),
+    ],
+)
+def test_few_examples_are_for_members_one_by_one(members, sizes, batch_size, batches, name):
+    work = ensemble._layouts.Work(members, sizes, batch_size, drawn=batches != "whole", own_batches=batches == "own")
+    assert ensemble._layouts.choose(None, work, True, lambda: True, as_sums=True).name == name
+
+
+@pytest.mark.parametrize(
     ("sizes", "batch_size"), [((2, 2, 1), 4), ((2, 16, 1), 32), ((10, 10, 10, 10), 10), ((784, 30, 10), 10)]
 )
 def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batch_size, monkeypatch):
@@ -346,7 +416,8 @@ def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batc
 
 
 @pytest.mark.parametrize(
-    ("members", "name", "chunk", "threads"), [(1, "stacked", 3, 1), (7, "members last", 2, 2), (12, "stacked", 5, 3)]
+    ("members", "name", "chunk", "threads"),
+    [(1, "stacked", 3, 1), (7, "members last", 2, 2), (12, "stacked", 5, 3), (7, "one by one", 1, 3)],
 )
 def test_chunks_and_threads_change_nothing(members, name, chunk, threads, x64, monkeypatch):
     monkeypatch.setattr(ensemble._layouts, "_GROUP", 4)
@@ -560,6 +631,8 @@ def test_bad_arguments(change, error, message):
 
 
 def test_bad_layouts():
+    with pytest.raises(ValueError, match="chunk is 4, but members that are trained one by one are chunks of 1"):
+        ensemble.Layout("one by one", 4, 2)
     with pytest.raises(ValueError, match="layout is 'fast', expected one of stacked, members last, one kernel"):
         ensemble.Layout("fast", 16, 2)
     with pytest.raises(ValueError, match="chunk is 0, expected an integer >= 1"):

@@ -148,6 +148,13 @@ def test_sums_are_for_few_examples():
     assert not as_sums(shaped(digits, dtype="bfloat16"), 10)
 
 
+def test_a_single_example_is_for_sums_where_there_is_a_penalty():
+    """Which is a long sum; of the rest, plain loops are as fast. Other cores are worth more to very large networks."""
+    states = [jaxnet.State(shaped(sizes), ()) for sizes in ((784, 30, 10), (784, 300, 100, 10))]
+    assert [few_sums(state, 1) for state in states] == [False, False]
+    assert [few_sums(state, 1, penalised=True) for state in states] == [True, False]
+
+
 def test_sums_leave_long_updates_to_all_cores():
     def pay(sizes, optimizer):
         params = shaped(sizes)

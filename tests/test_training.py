@@ -59,7 +59,7 @@ def test_equals_the_loop_written_out(batch_size, weighted, x64):
     assert_by_the_book(params, tuple(data), **options)
 
 
-@pytest.mark.parametrize("batch_size", [None, 3, 4])
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 4])
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
 def test_products_as_sums_equal_the_loop_written_out(batch_size, weighted, x64, monkeypatch):
     if jax.default_backend() == "cpu":
@@ -74,13 +74,22 @@ def test_products_as_sums_equal_the_loop_written_out(batch_size, weighted, x64, 
 
 @pytest.mark.promotes
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="loops are one function on a CPU only")
-def test_what_cannot_be_one_function_is_found_out_once(x64, monkeypatch):
-    """An optimizer that holds products: kernels are compiled for it, as for any other."""
+@pytest.mark.parametrize(
+    ("sizes", "optimizer", "batch_size"),
+    [
+        ((83, 6, 3), optax.contrib.muon(0.1), 4),
+        ((70, 64, 3), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), 4),
+        ((70, 64, 3), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), 1),
+    ],
+    ids=["products", "a long sum", "a long sum, single examples"],
+)
+def test_what_cannot_be_one_function_is_found_out_once(sizes, optimizer, batch_size, x64, monkeypatch):
+    """An optimizer that holds products, or long sums: kernels are compiled for it, as for any other."""
     tried = []
     run = _loop._run_one_function
     monkeypatch.setattr(_loop, "_run_one_function", lambda *args: tried.append(args[0]) or run(*args))
-    params, *data = problem((83, 6, 3), n=10, dtype="float64", scale=0.1)
-    options = {"optimizer": optax.contrib.muon(0.1), "epochs": 3, "batch_size": 4}
+    params, *data = problem(sizes, n=10, dtype="float64", scale=0.1)
+    options = {"optimizer": optimizer, "epochs": 3, "batch_size": batch_size}
     results = [jaxnet.train(KEY, params, tuple(data), **options) for _ in range(2)]
     state, costs = by_the_book(KEY, params, tuple(data), **options)
     for result in results:

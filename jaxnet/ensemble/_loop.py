@@ -22,7 +22,7 @@ from jaxnet._loop import Best, all_finite, cut, rows_of, shuffled
 from jaxnet._numeric import portions, wide
 from jaxnet._one_function import QUICKLY, in_one_function
 from jaxnet._sharding import take
-from jaxnet.backprop import backprop
+from jaxnet.backprop import backprop, backprop_as_sums
 from jaxnet.ensemble._gradients import gradients
 from jaxnet.ensemble._layouts import ONE_KERNEL, Layout, power_of_two
 from jaxnet.ensemble._one_kernel import optimizer_step, run_epochs
@@ -108,10 +108,13 @@ class _Chunk(NamedTuple):
         """Where the axis of examples lies in data, or a batch, that is members' own or shared."""
         return 1 if own and self.axis == 0 else 0
 
-    @property
-    def loop(self) -> Callable[..., Any]:
-        """``(f, *args) -> f(*args)``, for a loop of many small operations, or one of its iterations."""
-        return in_one_function if self.plan.solo.one_function else lambda f, *args: f(*args)
+    def loop(self, f: Callable[..., Any], state: State, *args: Any, required: bool = False) -> Any:
+        """``f(state, *args)``, for a loop of many small operations, or one of its iterations."""
+        if not self.plan.solo.one_function:
+            return f(state, *args)
+        as_sums = self.plan.solo.gradient is backprop_as_sums
+        # The loss may be a product.
+        return in_one_function(f, state, *args, products=int(as_sums), required=required and as_sums)
 
     @property
     def examples(self) -> int:
@@ -205,14 +208,14 @@ def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array]:
         if plan.layout.name == ONE_KERNEL:
             state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
         else:
-            state, costs = chunk.loop(partial(lax.scan, costed_step), state, batches)
+            state, costs = chunk.loop(partial(lax.scan, costed_step), state, batches, required=True)
         return state, (costs, _shares(chunk, batches, costs.dtype))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
             state, (costs,) = _on_all_examples(chunk, state, 1, 1)
             return state, costs
-        return chunk.loop(costed_step, state, data)
+        return chunk.loop(costed_step, state, data, required=True)
 
     order = _order(chunk, number)
     parts = []
@@ -330,7 +333,7 @@ def _repeated(
     zero = jnp.zeros_like(times)
     if jax.default_backend() == "cpu":
         # Another function each time that this is traced, or JAX would not trace the epoch again.
-        return chunk.loop(lambda carry: lax.fori_loop(zero, times, lambda i, c: epoch(i, c), carry), carry)
+        return chunk.loop(lambda *carry: lax.fori_loop(zero, times, lambda i, c: epoch(i, c), carry), *carry)
 
     length = min(64, max(16, power_of_two(math.isqrt(most))))
 

@@ -27,11 +27,11 @@ from jaxnet._arguments import (
     checked_metrics,
     checked_options,
 )
-from jaxnet._one_function import COMPILER_OPTIONS, QUICKLY, may_be_one_function
+from jaxnet._one_function import COMPILER_OPTIONS, QUICKLY, NotOneFunctionError, may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
-from jaxnet.backprop import backprop
+from jaxnet.backprop import backprop, backprop_as_sums
 from jaxnet.ensemble._arguments import (
     check_finite,
     checked_data,
@@ -44,8 +44,8 @@ from jaxnet.ensemble._arguments import (
 )
 from jaxnet.ensemble._layouts import (
     MEMBERS_LAST,
+    ONE_BY_ONE,
     ONE_KERNEL,
-    STACKED,
     Layout,
     Work,
     choose,
@@ -201,16 +201,27 @@ def train(
     drawn = batch_size < n
     own_batches = drawn and (own.key or own.subset is not None or any(own.data))
     work = Work(members, sizes, batch_size, drawn, own_batches)
-    chosen = _checked_layout(layout, work, gradient is backprop, net, one, params, member)
-    one_function = chosen.name == MEMBERS_LAST and may_be_one_function((params, given))
-    plan = Plan(
-        solo.Plan(make, replace(net, l2=0.0), gradient, named_metrics, batch_size, one_function),
-        names,
-        own,
-        chosen,
-        checked_count("record_every", record_every, least=1),
-    )
-    everyone = _joined(_train_groups(plan, params, given, members, n, epochs, patience, progress), members)
+    record_every = checked_count("record_every", record_every, least=1)
+    by_hand, may_be = gradient is backprop, may_be_one_function((params, given))
+
+    def planned(as_sums: bool) -> Plan:
+        chosen = _checked_layout(layout, work, by_hand, net, one, params, member, as_sums)
+        as_sums &= chosen.name == ONE_BY_ONE
+        one_function = as_sums or (may_be and chosen.name == MEMBERS_LAST)
+        by = backprop_as_sums if as_sums else gradient
+        alone = solo.Plan(make, replace(net, l2=0.0), by, named_metrics, batch_size, one_function)
+        return Plan(alone, names, own, chosen, record_every)
+
+    plan = planned(may_be and by_hand and solo.as_sums(member, batch_size, 1))
+    plan = planned(False) if plan.solo in solo.refused else plan
+    arguments = (params, given, members, n, epochs, patience, progress)
+    try:
+        groups = _train_groups(plan, *arguments)
+    except NotOneFunctionError:  # an optimizer that takes norms, for one
+        solo.refused.add(plan.solo)
+        plan = planned(False)
+        groups = _train_groups(plan, *arguments)
+    everyone = _joined(groups, members)
     state, failures = everyone.state, Failures(*np.empty((4, 0), int))
     if np.any(everyone.failed):
         state, failures = _replayed(plan, everyone, given)
@@ -228,6 +239,7 @@ def _checked_layout(
     optimizer: optax.GradientTransformation,
     params: Params,
     member: Params,
+    as_sums: bool,
 ) -> Layout:
     """The layout that was asked for, or is chosen; ``member`` holds the shapes of one, and the optimizer is its own."""
 
@@ -238,8 +250,8 @@ def _checked_layout(
         numbers = _numbers_in_kernel(work.sizes, replace(net, l2=0.0), optimizer, tree, tuple(leaves))
         return numbers is not None and kernel_pays(work, numbers)
 
-    chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less)
-    if chosen.name != STACKED and not by_hand:
+    chosen = layout if isinstance(layout, Layout) else choose(layout, work, by_hand, kernel_takes_less, as_sums)
+    if chosen.name in (MEMBERS_LAST, ONE_KERNEL) and not by_hand:
         raise ValueError(f"layout is {chosen.name!r}, which needs gradient=jaxnet.backprop; leave layout out")
     if chosen.name == ONE_KERNEL and layout is not None:
         checked_numbers(work.sizes, net, optimizer, member)
