@@ -78,11 +78,12 @@ def products_of_gradient(plan: Plan, state: State) -> int:
 def few_sums(state: State, examples: int, penalised: bool = False) -> bool:
     """Whether a gradient of so many examples takes less time as sums in one function, with the optimizer's update.
 
-    That update uses one core there, and where it is long, it takes more than the sums gain. Of a single example the
-    products are fast already, and a penalty is not.
+    That update uses one core there, and where it is long, it takes more than the sums of several examples gain. Of a
+    single one the products are fast in one function as they are, and a penalty is not.
     """
     numbers, slots = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, state.opt_state))
-    return as_sums(state.params, examples, 1 if penalised else 2) and (slots <= numbers or numbers <= _SHORT)
+    short = examples == 1 or slots <= numbers or numbers <= _SHORT
+    return short and as_sums(state.params, examples, 1 if penalised else 2)
 
 
 def with_l2(plan: Plan, l2: Array | None) -> Network:

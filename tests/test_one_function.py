@@ -54,7 +54,7 @@ def test_loops_become_one_function_with_the_same_numbers(step):
         lambda x: x.at[jnp.array([3, 5])].add(1.0),
         lambda x: x + x @ jnp.ones((16, 16)) / 16,
         lambda x: x + jnp.linalg.cholesky(jnp.eye(16) + x[0, 0, 0] ** 2)[1, 1],
-        lambda x: x + jnp.sum(jnp.tile(x, (50, 1, 1))) / 1e6,
+        lambda x: x + jnp.sum(jnp.broadcast_to(x, (50, *x.shape))) / 1e6,
     ],
 )
 def test_what_one_function_cannot_hold_stays_as_it_is(step):
@@ -66,7 +66,12 @@ def test_what_one_function_cannot_hold_stays_as_it_is(step):
 
 def test_long_sums_may_be_part_of_it_where_each_is_of_many_beside_it():
     """Sums over all axes but the last are vectors that are added up."""
-    loop = repeat(lambda x: x + jnp.broadcast_to(jnp.sum(jnp.tile(x, (50, 50, 1)), axis=(0, 1)), x.shape) / 1e6, 5)
+
+    def step(x):
+        many = jnp.broadcast_to(x, (200, *x.shape))
+        return x + jnp.broadcast_to(jnp.sum(many, axis=(0, 1)), x.shape) / 1e6
+
+    loop = repeat(step, 5)
     program = compiled(lambda x: in_one_function(loop, x), X)
     assert functions(program) == 1
     np.testing.assert_allclose(program(X), jax.jit(loop)(X), rtol=1e-5, atol=1e-6)

@@ -153,6 +153,7 @@ def test_a_single_example_is_for_sums_where_there_is_a_penalty():
     states = [jaxnet.State(shaped(sizes), ()) for sizes in ((784, 30, 10), (784, 300, 100, 10))]
     assert [few_sums(state, 1) for state in states] == [False, False]
     assert [few_sums(state, 1, penalised=True) for state in states] == [True, False]
+    assert few_sums(jaxnet.State(states[0].params, (states[0].params, states[0].params)), 1, penalised=True)
 
 
 def test_sums_leave_long_updates_to_all_cores():
