@@ -37,7 +37,7 @@ class Layout:
         parameters, and optimizers that treat each number by itself, such as ``optax.sgd`` and ``optax.adam``. It and
         ``"members last"`` have the gradient of `jaxnet.backprop` built in.
     chunk
-        So many members run all their epochs together, in the cache; 1 where they run one by one.
+        So many members run all their epochs together, in the cache; or, one by one, through the same batches.
     threads
         So many groups of chunks run at once.
     """
@@ -50,8 +50,6 @@ class Layout:
         check_name(self.name)
         checked_count("chunk", self.chunk, least=1)
         checked_count("threads", self.threads, least=1)
-        if self.name == ONE_BY_ONE and self.chunk > 1:
-            raise ValueError(f"chunk is {self.chunk}, but members that are trained one by one are chunks of 1")
 
     @property
     def axis(self) -> int:
@@ -110,7 +108,7 @@ def choose(
         if name is None:
             one = jax.default_backend() == "gpu" and by_hand and kernel_pays()
             name = ONE_KERNEL if one else STACKED
-        return Layout(name, 1 if name == ONE_BY_ONE else work.members, 1)
+        return Layout(name, work.members, 1)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = -(-work.members // threads)
     n = work.batch_size
@@ -118,7 +116,7 @@ def choose(
     last = Layout(MEMBERS_LAST, _in_registers(share, work), threads)
     most = max(4, 2 * _CACHE // (_parameters(work.sizes) + n * sum(work.sizes[1:])))
     stacked = Layout(STACKED, -(-share // -(-share // most)), threads)
-    one_by_one = Layout(ONE_BY_ONE, 1, threads)
+    one_by_one = Layout(ONE_BY_ONE, share if work.drawn and not work.own_batches else 1, threads)
     if name is not None:
         return {MEMBERS_LAST: last, ONE_BY_ONE: one_by_one, STACKED: stacked}[name]
     other, cost = stacked, cost_stacked(work)
@@ -171,10 +169,10 @@ def cost_one_by_one(work: Work) -> float:
 
 
 def one_by_one_pays(work: Work) -> bool:
-    """Whether members one by one, as sums, take less time than stacked products, or hardly more.
+    """Whether members one by one, as sums, take less time than stacked products.
 
     Measured by itself, because the costs of stacked products were fitted to small networks, and are too high for wide
-    ones. One by one takes 0.4 to 0.9 of their time with up to four examples, and 0.4 to 1.1 with ten.
+    ones: one by one takes 0.4 to 0.9 of their time.
     """
     n, parameters = work.batch_size, _parameters(work.sizes)
     return parameters >= 1000 and (n <= 4 or (n <= 10 and parameters <= 80_000))

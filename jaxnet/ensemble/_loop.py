@@ -24,7 +24,7 @@ from jaxnet._one_function import QUICKLY, in_one_function
 from jaxnet._sharding import take
 from jaxnet.backprop import backprop, backprop_as_sums
 from jaxnet.ensemble._gradients import gradients
-from jaxnet.ensemble._layouts import ONE_KERNEL, Layout, power_of_two
+from jaxnet.ensemble._layouts import ONE_BY_ONE, ONE_KERNEL, Layout, power_of_two
 from jaxnet.ensemble._one_kernel import optimizer_step, run_epochs
 from jaxnet.steps import State, make_step
 
@@ -149,7 +149,7 @@ Step = Callable[[State, tuple[Array, ...]], tuple[State, Array]]
 
 
 def _step(chunk: _Chunk) -> Step:
-    """A step of each member, in the chunk's layout: ``(states, batch) -> (states, costs)``."""
+    """A step of each member, in the chunk's layout: ``(states, batch) -> (states, costs)``, costs of a wide dtype."""
     plan, given, own, axis = chunk.plan, chunk.given, chunk.own, chunk.axis
 
     def member(state: State, batch: Any, l2: Any, hyperparams: Any, found: Any) -> tuple[State, Array]:
@@ -170,9 +170,29 @@ def _step(chunk: _Chunk) -> Step:
         if plan.solo.gradient is backprop and (axis == -1 or jax.default_backend() == "cpu"):
             found = gradients(axis == -1, state.params, batch, chunk.own_batch, plan.solo.net, given.l2)
         mapped = jax.vmap(member, in_axes if found else (*in_axes[:-1], None), out_axes=(axis, 0))
-        return mapped(state, batch, given.l2, given.hyperparams, found)
+        state, costs = mapped(state, batch, given.l2, given.hyperparams, found)
+        return state, costs.astype(wide(costs.dtype))
 
     return step
+
+
+def _one_by_one(chunk: _Chunk, state: State, batches: tuple[Array, ...]) -> tuple[State, Array]:
+    """All steps of one member, and then of the next; and the costs of each step, (steps, m)."""
+    own = (chunk.own_batch, chunk.own.l2, chunk.own.hyperparams)
+    batches = jax.tree.map(lambda own, array: jnp.moveaxis(array, 1, 0) if own else array, chunk.own_batch, batches)
+    owned, common = split(own, (batches, chunk.given.l2, chunk.given.hyperparams))
+
+    def member(arguments: tuple[State, Any]) -> tuple[State, Array]:
+        # With an axis of one member, for which XLA's loops over sums are faster than without.
+        state, owned = jax.tree.map(lambda leaf: leaf[None], arguments)
+        batches, l2, hyperparams = merge(own, owned, common)
+        batches = jax.tree.map(lambda own, a: jnp.moveaxis(a, 0, 1) if own else a, chunk.own_batch, batches)
+        one = chunk._replace(members=1, given=chunk.given._replace(l2=l2, hyperparams=hyperparams))
+        state, costs = one.loop(partial(lax.scan, _step(one)), state, batches, required=True)
+        return jax.tree.map(lambda leaf: leaf[0], state), costs[:, 0]
+
+    state, costs = lax.map(member, (state, owned))
+    return state, costs.T
 
 
 def _in_one_kernel(
@@ -197,25 +217,25 @@ def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: in
 def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array]:
     """One epoch of each member: ``(states, mean costs over the examples)``, finite where all costs of steps are."""
     plan, data, m = chunk.plan, chunk.given.data, chunk.members
-    step = _step(chunk)
-
-    def costed_step(state: State, batch: tuple[Array, ...]) -> tuple[State, Array]:
-        state, costs = step(state, batch)
-        return state, costs.astype(wide(costs.dtype))
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array | None]]:
         batches = _batches(chunk, rows)
         if plan.layout.name == ONE_KERNEL:
             state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
+        elif plan.layout.name == ONE_BY_ONE:
+            state, costs = _one_by_one(chunk, state, batches)
         else:
-            state, costs = chunk.loop(partial(lax.scan, costed_step), state, batches, required=True)
+            state, costs = chunk.loop(partial(lax.scan, _step(chunk)), state, batches)
         return state, (costs, _shares(chunk, batches, costs.dtype))
 
     if plan.solo.batch_size == chunk.examples:
         if plan.layout.name == ONE_KERNEL:
             state, (costs,) = _on_all_examples(chunk, state, 1, 1)
             return state, costs
-        return chunk.loop(costed_step, state, data, required=True)
+        if plan.layout.name == ONE_BY_ONE:
+            state, (costs,) = _one_by_one(chunk, state, tuple(array[None] for array in data))
+            return state, costs
+        return chunk.loop(_step(chunk), state, data)
 
     order = _order(chunk, number)
     parts = []
