@@ -280,18 +280,26 @@ def _run(
 _jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
 _run_kernels = _jitted()
 _run_one_function = _jitted(compiler_options=WIDE_VECTORS)
-refused: set[Plan] = set()
-"""Plans whose loops cannot be one function, because of an optimizer, or a metric."""
+refused: set[tuple[Any, ...]] = set()
+"""Kinds of loops that cannot be one function, because of an optimizer, or a metric."""
 
 
-def run(plan: Plan, *args: Any) -> tuple[Loop, dict[str, Array]]:
+def kind_of(plan: Any, *arguments: Any) -> tuple[Any, ...]:
+    """What it depends on whether a loop can be one function: the plan, and the shapes of its arguments."""
+    return plan, *(leaf.shape for leaf in jax.tree.leaves(arguments))
+
+
+def run(
+    plan: Plan, loop: Loop, key: Array, data: Batch, validation: Batch | None, *rest: Any
+) -> tuple[Loop, dict[str, Array]]:
     """`_run`, compiled for what the plan says, if that can be."""
-    if plan.one_function and plan not in refused:
+    arguments = (loop, key, data, validation, *rest)
+    if plan.one_function and (kind := kind_of(plan, loop.state.params, data, validation)) not in refused:
         try:
-            return _run_one_function(plan, *args)
+            return _run_one_function(plan, *arguments)
         except NotOneFunctionError:
-            refused.add(plan)
-    return _run_kernels(in_kernels(plan), *args)
+            refused.add(kind)
+    return _run_kernels(in_kernels(plan), *arguments)
 
 
 def in_kernels(plan: Plan) -> Plan:

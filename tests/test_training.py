@@ -98,6 +98,17 @@ def test_what_cannot_be_one_function_is_found_out_once(sizes, optimizer, batch_s
     assert len(tried) == 1
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="loops are one function on a CPU only")
+def test_what_one_network_cannot_be_another_can(x64, monkeypatch):
+    """Sums are long, or not, by the network's size; what came before must not matter."""
+    optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
+    options = {"optimizer": optimizer, "epochs": 2, "batch_size": 4}
+    for sizes in ((70, 64, 3), (70, 16, 3)):
+        params, *data = problem(sizes, n=10, dtype="float64", scale=0.1)
+        jaxnet.train(KEY, params, tuple(data), **options)
+        monkeypatch.setattr(_loop, "_run_kernels", None)
+
+
 def test_an_epoch_takes_every_example_once(x64):
     """With a cost that is linear in the weights, an epoch's updates add up to the sum of its examples."""
     x = jnp.arange(1.0, 24.0)[:, None] ** 2

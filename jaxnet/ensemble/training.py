@@ -213,12 +213,13 @@ def train(
         return Plan(alone, names, own, chosen, record_every)
 
     plan = planned(may_be and by_hand and solo.as_sums(member, batch_size, 1))
-    plan = planned(False) if plan.solo in solo.refused else plan
+    kind = solo.kind_of(plan, params, given)
+    plan = planned(False) if kind in solo.refused else plan
     arguments = (params, given, members, n, epochs, patience, progress)
     try:
         groups = _train_groups(plan, *arguments)
     except NotOneFunctionError:  # an optimizer that takes norms, for one
-        solo.refused.add(plan.solo)
+        solo.refused.add(kind)
         plan = planned(False)
         groups = _train_groups(plan, *arguments)
     everyone = _joined(groups, members)
