@@ -113,6 +113,9 @@ _VECTOR = 64
 _TERMS = 8
 """Vectors of the inputs that are taken at once, so that they stay in registers."""
 
+_WIDE = 128
+"""Units of a layer that is wide for more than four examples."""
+
 _NARROW = 5
 """A layer's inputs are few where they fill fewer vectors than that."""
 
@@ -181,10 +184,18 @@ def sum_of_squares(weight: Array) -> Array:
 
 
 def as_sums(params: Params, n: int, least: int = 2) -> bool:
-    """Whether the products of n examples, at least so many, take less time as sums in one function than as XLA's."""
+    """Whether the products of n examples, at least so many, take less time as sums in one function than as XLA's.
+
+    Each unit of each example has the lanes of a vector to sum, which wide layers feel; in float64 a vector holds half.
+    """
+    dtype, widest = params[0].weight.dtype, max(len(layer.weight) for layer in params)
     numbers = n * sum(layer.weight.size + layer.bias.size for layer in params)
-    most = 2**17 if n == 1 else 2**20 if n <= _FEW_EXAMPLES else 10_000
-    return n >= least and 1000 < numbers <= most and params[0].weight.dtype in (jnp.float32, jnp.float64)
+    most = 10_000
+    if dtype == jnp.float32 and n <= (_FEW_EXAMPLES if widest <= _WIDE else 4):
+        most = 2**17 if n == 1 else 2**20
+    elif n <= 2:
+        most = 0 if n == 1 else 2**20
+    return n >= least and 1000 < numbers <= most and dtype in (jnp.float32, jnp.float64)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_optimizers_that_one_function_cannot_hold_take_products(layout, x64, mon
     monkeypatch.setattr(ensemble.training, "_compiled", lambda *args: tried.append(args[0]) or compiled(*args))
     params, *data = ensemble_problem((110, 50, 3))
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
-    options = {"optimizer": optimizer, "epochs": 3, "batch_size": 4}
+    options = {"optimizer": optimizer, "epochs": 3, "batch_size": 2}
     results = [ensemble.train(KEY, params, tuple(data), layout=layout, **options) for _ in range(2)]
     assert [plan.solo.one_function for plan in tried][:2] == [True, False]
     assert not any(plan.solo.one_function for plan in tried[1:])

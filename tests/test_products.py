@@ -136,7 +136,7 @@ def shaped(sizes, **options):
 
 
 def test_sums_are_for_few_examples():
-    """Of any size, if they are ten or less; and small ones, unless they are so small that all is the same."""
+    """If they are ten or less, but of wide layers, or in float64; and of small networks, unless all is the same."""
     mnist, digits, small, xor = ((784, 30, 10), (64, 32, 10), (8, 16, 4), (2, 2, 1))
     params = {sizes: shaped(sizes) for sizes in (mnist, digits, small, xor, (784, 500, 500, 10))}
     assert [as_sums(params[mnist], n) for n in (1, 2, 10, 11)] == [False, True, True, False]
@@ -146,6 +146,15 @@ def test_sums_are_for_few_examples():
     assert few_products(params[xor], 4)
     assert not as_sums(params[784, 500, 500, 10], 8)
     assert not as_sums(shaped(digits, dtype="bfloat16"), 10)
+    assert [as_sums(shaped((300, 200, 10)), n) for n in (2, 4, 5)] == [True, True, False]
+    assert [as_sums(params[mnist], n, least=1) for n in (1, 10)] == [True, True]
+    assert [as_sums(shaped((784, 128, 10)), n) for n in (4, 10)] == [True, True]
+
+
+def test_sums_in_double_precision_are_for_two_examples(x64):
+    mnist, digits = (shaped(sizes, dtype="float64") for sizes in ((784, 30, 10), (64, 32, 10)))
+    assert [as_sums(mnist, n, least=1) for n in (1, 2, 3, 10)] == [False, True, False, False]
+    assert [as_sums(digits, n, least=1) for n in (1, 4, 5)] == [False, True, False]
 
 
 def test_a_single_example_is_for_sums_where_there_is_a_penalty():
