@@ -102,11 +102,16 @@ def check_functions(optimizer: Any, gradient: Any) -> None:
     """Raise unless they are an optax optimizer and a gradient function that compiled code can be kept for."""
     check_optimizer(optimizer)
     check_gradient(gradient)
-    for name, value in (("optimizer", optimizer), ("gradient", gradient)):
-        try:
-            hash(value)
-        except TypeError:
-            raise TypeError(
-                f"{name} is {describe(value)} that cannot be hashed, so no compiled code can be kept for it; make its "
-                "class hashable, as functions and optax optimizers are"
-            ) from None
+    check_hashable("optimizer", optimizer)
+    check_hashable("gradient", gradient)
+
+
+def check_hashable(name: str, value: Any) -> None:
+    """Raise unless compiled code can be kept for it."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} is {describe(value)} that cannot be hashed, so no compiled code can be kept for it; make its "
+            "class hashable, as functions and optax optimizers are"
+        ) from None

@@ -62,7 +62,12 @@ def may_be_one_function(tree: Any) -> bool:
     """
     places = {leaf.sharding for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array)}
     alone = len(places) <= 1 and all(isinstance(place, SingleDeviceSharding) for place in places)
-    return jax.default_backend() == "cpu" and alone and get_opaque_trace_state() == _OUTSIDE
+    return jax.default_backend() == "cpu" and alone and not in_transformation()
+
+
+def in_transformation() -> bool:
+    """Whether JAX is tracing, for one of its transformations."""
+    return get_opaque_trace_state() != _OUTSIDE
 
 
 class NotOneFunctionError(Exception):

@@ -203,7 +203,7 @@ def check_parts(name: str, data: Any) -> None:
     """Raise unless ``data`` is a tuple or list of x and y, and perhaps weights, whatever these are."""
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3) or isinstance(data[0], tuple):
         came = f"{describe(data)} of {len(data)}" if isinstance(data, (tuple, list)) else describe(data)
-        raise TypeError(f"{name} is {came}, expected a tuple (x, y) or (x, y, weights)")
+        raise TypeError(f"{name} is {came}, expected a tuple (x, y) or (x, y, weights) of arrays")
 
 
 def check_direction(name: str, v: Any, params: Any) -> None:

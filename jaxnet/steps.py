@@ -103,7 +103,7 @@ def make_step(
     random = takes_key(gradient)
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, dict[str, Array]]:
-        if not isinstance(state, tuple) or len(state) != 3:
+        if not isinstance(state, State):
             raise TypeError(f"state is {describe(state)}, expected jaxnet.State(params, opt_state)")
         check_parts("batch", batch)
         params, opt_state, key = state

@@ -178,7 +178,8 @@ def train(
             start, end = done, min(epochs, done + min(stride, CAPACITY))
             began = time.perf_counter()
             loop, history = run(plan, loop, key, data, validation, l2, patience, end)
-            check_concrete("train", loop)  # within jit all is traced, and a traced step size hides in the optimizer
+            # Within jit all is traced, and a traced number may hide in the optimizer, or a metric.
+            check_concrete("train", loop, history)
             epoch, finite, history = fetched((loop.epoch, loop.finite, history))
             done = int(epoch)
             histories.append({name: values[: done - start] for name, values in history.items()})

@@ -576,6 +576,15 @@ def test_forward_of_shared_and_own_inputs(dtype):
 # Bad input
 
 
+class Unhashable:
+    """A function that makes an optimizer, whose class has no hash."""
+
+    __hash__ = None
+
+    def __call__(self, learning_rate):
+        return optax.sgd(learning_rate)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -601,6 +610,11 @@ def test_forward_of_shared_and_own_inputs(dtype):
         ({"net": Network(l2=-jnp.ones(M))}, ValueError, "net.l2 holds values that are negative"),
         ({"net": "sigmoid"}, TypeError, "net is a str, expected a jaxnet.Network"),
         ({"hyperparams": {"learning_rate": 0.5}}, TypeError, "optimizer is .*has to be a function"),
+        (
+            {"optimizer": Unhashable(), "hyperparams": {"learning_rate": 0.5}},
+            TypeError,
+            "optimizer is a Unhashable that",
+        ),
         ({"optimizer": optax.sgd, "hyperparams": [0.5]}, TypeError, "hyperparams is a list, expected values by name"),
         ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": "a"}}, TypeError, "hyperparams.*is a str"),
         ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": jnp.nan}}, ValueError, "hyperparams.*not finite"),
@@ -647,7 +661,7 @@ def test_bad_arguments_of_init_and_forward():
     params = ensemble.init(KEY, 5, (2, 1))
     with pytest.raises(ValueError, match="x has shape .*but there are 5 members"):
         ensemble.forward(params, jnp.ones((4, 3, 2)))
-    with pytest.raises(ValueError, match=r"x has shape \(5, 4, 3, 2\), .* expected \(members, n, inputs\)"):
+    with pytest.raises(ValueError, match=r"x has shape \(5, 4, 3, 2\), expected .*, or \(5, n, inputs\)"):
         ensemble.forward(params, jnp.ones((5, 4, 3, 2)))
     with pytest.raises(ValueError, match="x has 3 features"):
         ensemble.forward(params, jnp.ones((4, 3)))
@@ -697,12 +711,13 @@ def test_train_cannot_be_compiled():
 
 @pytest.mark.parametrize("layout", ["stacked", "members last"])
 @pytest.mark.parametrize("transformation", [jax.grad, lambda f: lambda rate: jax.vmap(f)(jnp.full(2, rate))])
-def test_a_step_size_cannot_be_traced(transformation, layout):
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.inject_hyperparams(optax.sgd)], ids=["sgd", "in its state"])
+def test_a_step_size_cannot_be_traced(transformation, layout, optimizer):
     params, x, y = ensemble_problem(dtype="float32")
 
     def trained(rate):
-        optimizer = optax.sgd(rate)
-        return ensemble.train(KEY, params, (x, y), optimizer=optimizer, epochs=1, layout=layout).params[0].bias[0, 0]
+        options = {"optimizer": optimizer(rate), "epochs": 1, "layout": layout}
+        return ensemble.train(KEY, params, (x, y), **options).params[0].bias[0, 0]
 
     with pytest.raises(TypeError, match=r"ensemble\.train drives a compiled loop from Python"):
         transformation(trained)(0.1)

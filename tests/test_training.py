@@ -537,7 +537,7 @@ def test_bad_arguments(change, error, message):
         ({"optimizer": 0.5}, "optimizer is a float, expected an optax optimizer"),
         ({"net": "sigmoid"}, "net is a str, expected a jaxnet.Network"),
         ({"gradient": "backprop"}, "gradient is a str, expected a function such as jaxnet.backprop"),
-        ({"state": jaxnet.init(KEY, (2, 3, 1))}, r"state is a tuple, expected jaxnet.State\(params, opt_state\)"),
+        ({"state": jaxnet.init(KEY, (2, 3, 3, 1))}, r"state is a tuple, expected jaxnet.State\(params, opt_state\)"),
         ({"batch": jaxnet.data.xor()[0]}, r"batch is an array of float32 with shape \(4, 2\), expected a tuple \(x, y"),
         ({"batch": jaxnet.data.xor()[:1]}, r"batch is a tuple of 1, expected a tuple \(x, y\) or \(x, y, weights\)"),
     ],
@@ -573,6 +573,18 @@ def test_train_cannot_be_traced_whatever_is(traced, batch_size):
     options = {"epochs": 1, "batch_size": batch_size}
     with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
         traced(lambda key, optimizer: jaxnet.train(key, params, (x, y), optimizer=optimizer, **options).params)
+
+
+@pytest.mark.parametrize("transformation", [jax.grad, lambda f: lambda scale: jax.vmap(f)(jnp.full(2, scale))])
+def test_train_cannot_hold_a_traced_metric(transformation):
+    params, x, y = problem((3, 2))
+
+    def last(scale):
+        metrics = {"scaled": lambda params, x, y, net: scale * jnp.sum(params[0].bias)}
+        return jaxnet.train(KEY, params, (x, y), optimizer=SGD, epochs=1, metrics=metrics).history["scaled"][-1]
+
+    with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
+        transformation(last)(2.0)
 
 
 def test_a_gradient_function_may_return_a_python_number():

@@ -97,7 +97,9 @@ def forward(params: Params, x: ArrayLike, net: Network = Network()) -> Array:
     members, member = checked_members(params)
     x = as_array("x", x)
     own = x.ndim == 3
-    if x.ndim > 3 or (own and len(x) != members):
+    if x.ndim > 3:
+        raise ValueError(f"x has shape {x.shape}, expected (inputs,) or (n, inputs), or ({members}, n, inputs)")
+    if own and len(x) != members:
         raise ValueError(f"x has shape {x.shape}, but there are {members} members; expected (members, n, inputs)")
     check_x(member, x[0] if own else x)
     return jax.vmap(

@@ -23,11 +23,12 @@ from jaxnet import _loop as solo
 from jaxnet._arguments import (
     check_concrete,
     check_functions,
+    check_hashable,
     check_values,
     checked_metrics,
     checked_options,
 )
-from jaxnet._one_function import COMPILER_OPTIONS, QUICKLY, NotOneFunctionError, may_be_one_function
+from jaxnet._one_function import COMPILER_OPTIONS, QUICKLY, NotOneFunctionError, in_transformation, may_be_one_function
 from jaxnet._progress import progress_bar
 from jaxnet._sharding import with_automatic_axes
 from jaxnet._validate import checked_count
@@ -195,6 +196,9 @@ def train(
     make: Any = optimizer
     one = make if names is None else make(**dict(zip(names, first(values), strict=True)))
     check_functions(one, gradient)
+    check_hashable("optimizer", make)
+    if in_transformation():  # a traced number may hide in the optimizer's state
+        check_concrete("ensemble.train", jax.make_jaxpr(one.init)(member).consts)
     given = Given(checked_key(key, members), data, validation, subset, checked_l2(net, members, dtype), values)
     sizes = (member[0].weight.shape[1], *(layer.bias.shape[0] for layer in member))
     own = _own(given)
