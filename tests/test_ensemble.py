@@ -667,6 +667,18 @@ def test_bad_arguments_of_init_and_forward():
         ensemble.forward(params, jnp.ones((4, 3)))
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS, "one by one"])
+def test_nan_may_be_looked_for(layout):
+    """A history holds nan where there is no record, which is no mistake."""
+    params, *data = ensemble_problem(dtype="float32")
+    jax.config.update("jax_debug_nans", True)  # worker threads do not see the context manager
+    try:
+        result = ensemble.train(KEY, params, tuple(data), optimizer=SGD, epochs=3, batch_size=4, layout=layout)
+    finally:
+        jax.config.update("jax_debug_nans", False)
+    assert np.isfinite(result.history["cost"]).all()
+
+
 def test_metrics_may_count():
     params, x, y = ensemble_problem(dtype="float32")
 
