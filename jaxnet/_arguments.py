@@ -77,8 +77,9 @@ def checked_metrics(metrics: Any) -> tuple[tuple[str, Metric], ...]:
             raise TypeError(f"metrics has the name {name!r}, expected a str")
         if name == "cost" or name.startswith("validation_"):
             raise ValueError(f"metrics has the name {name!r}, which the history uses itself; give it another name")
-        if not callable(metric) or type(metric).__hash__ is None:
+        if not callable(metric):
             raise TypeError(f"metrics[{name!r}] is {describe(metric)}, expected a function (params, x, y, net)")
+        check_hashable(f"metrics[{name!r}]", metric)
     return tuple(metrics.items())
 
 

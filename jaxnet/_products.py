@@ -190,11 +190,12 @@ def as_sums(params: Params, n: int, least: int = 2) -> bool:
     """
     dtype, widest = params[0].weight.dtype, max(len(layer.weight) for layer in params)
     numbers = n * sum(layer.weight.size + layer.bias.size for layer in params)
-    most = 10_000
-    if dtype == jnp.float32 and n <= (_FEW_EXAMPLES if widest <= _WIDE else 4):
-        most = 2**17 if n == 1 else 2**20
-    elif n <= 2:
-        most = 0 if n == 1 else 2**20
+    single = dtype == jnp.float32
+    if n == 1:
+        most = 2**17 if single else 0
+    else:
+        few = 2 if not single else _FEW_EXAMPLES if widest <= _WIDE else 4
+        most = 2**20 if n <= few else 10_000
     return n >= least and 1000 < numbers <= most and dtype in (jnp.float32, jnp.float64)
 
 

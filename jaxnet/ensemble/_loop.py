@@ -214,26 +214,27 @@ def _on_all_examples(chunk: _Chunk, state: State, epochs: ArrayLike, records: in
     return _in_one_kernel(chunk, state, tuple(a[None] for a in chunk.given.data), chunk.own.data, epochs, records)
 
 
+def _steps(chunk: _Chunk, state: State, batches: tuple[Array, ...]) -> tuple[State, Array]:
+    """A step through each batch, and the costs of each, (steps, m); one kernel has a cost for all of them, (1, m)."""
+    if chunk.plan.layout.name == ONE_KERNEL:
+        return _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
+    if chunk.plan.layout.name == ONE_BY_ONE:
+        return _one_by_one(chunk, state, batches)
+    return chunk.loop(partial(lax.scan, _step(chunk)), state, batches)
+
+
 def _epoch(chunk: _Chunk, state: State, number: Array) -> tuple[State, Array]:
     """One epoch of each member: ``(states, mean costs over the examples)``, finite where all costs of steps are."""
     plan, data, m = chunk.plan, chunk.given.data, chunk.members
 
     def block(state: State, rows: Array) -> tuple[State, tuple[Array, Array | None]]:
         batches = _batches(chunk, rows)
-        if plan.layout.name == ONE_KERNEL:
-            state, costs = _in_one_kernel(chunk, state, batches, chunk.own_batch, 1, 1)
-        elif plan.layout.name == ONE_BY_ONE:
-            state, costs = _one_by_one(chunk, state, batches)
-        else:
-            state, costs = chunk.loop(partial(lax.scan, _step(chunk)), state, batches)
+        state, costs = _steps(chunk, state, batches)
         return state, (costs, _shares(chunk, batches, costs.dtype))
 
     if plan.solo.batch_size == chunk.examples:
-        if plan.layout.name == ONE_KERNEL:
-            state, (costs,) = _on_all_examples(chunk, state, 1, 1)
-            return state, costs
-        if plan.layout.name == ONE_BY_ONE:
-            state, (costs,) = _one_by_one(chunk, state, tuple(array[None] for array in data))
+        if plan.layout.name in (ONE_KERNEL, ONE_BY_ONE):
+            state, (costs,) = _steps(chunk, state, tuple(array[None] for array in data))
             return state, costs
         return chunk.loop(_step(chunk), state, data)
 

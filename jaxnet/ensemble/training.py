@@ -422,8 +422,8 @@ def _compiled_for(plan: Plan, tree: Any, shapes: tuple[Any, ...], _config: tuple
         if plan.solo.one_function:
             options |= COMPILER_OPTIONS
     arguments = jax.tree.unflatten(tree, shapes)
-    # A traced step size hides in the optimizer.
-    check_concrete("ensemble.train", jax.make_jaxpr(partial(run, plan))(*arguments).consts)
+    if in_transformation():  # a traced number may hide in the optimizer's update, or a metric
+        check_concrete("ensemble.train", jax.make_jaxpr(partial(run, plan))(*arguments).consts)
     return run.lower(plan, *arguments).compile(options)
 
 
