@@ -101,7 +101,9 @@ class Ratio(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What a ratio of times says of the numerator."""
+        """What a ratio of times says of the numerator; of a single round, whose interval is a point, nothing."""
+        if self.low == self.high:
+            return "not known"
         return "no difference" if self.low <= 1 <= self.high else "faster" if self.value < 1 else "slower"
 
 

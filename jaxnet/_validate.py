@@ -91,15 +91,15 @@ def _is_layer(value: Any) -> bool:
     return getattr(value, "_fields", None) == ("weight", "bias")
 
 
-def check_key(key: Any) -> None:
+def check_key(key: Any, name: str = "key") -> None:
     """Raise unless ``key`` is one typed PRNG key."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
-            f"key is {describe(key)}, expected a typed key: jax.random.key(seed), or "
+            f"{name} is {describe(key)}, expected a typed key: jax.random.key(seed), or "
             "jax.random.wrap_key_data(key) for a legacy uint32 key"
         )
     if key.shape != ():
-        raise ValueError(f"key has shape {key.shape}, expected one key; map over several with jax.vmap")
+        raise ValueError(f"{name} has shape {key.shape}, expected one key; map over several with jax.vmap")
 
 
 def check_optimizer(optimizer: Any) -> None:

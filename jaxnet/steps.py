@@ -13,7 +13,15 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
-from jaxnet._validate import check_batch, check_gradient, check_optimizer, check_parts, checked_scalar, describe
+from jaxnet._validate import (
+    check_batch,
+    check_gradient,
+    check_key,
+    check_optimizer,
+    check_parts,
+    checked_scalar,
+    describe,
+)
 from jaxnet.activations import identity
 from jaxnet.backprop import backprop, forward
 from jaxnet.network import Network, Params, check_network
@@ -112,6 +120,7 @@ def make_step(
         if random:
             if key is None:
                 raise TypeError("gradient takes a key, but state.key is None; give State(params, opt_state, key)")
+            check_key(key, "state.key")
             key, drawn["key"] = jax.random.split(key)
         value, grads = _checked_gradient(gradient(params, x, y, net, *weights, **drawn), params)
 
@@ -120,16 +129,20 @@ def make_step(
             x, y, *weights = batch
             return gradient(params, x, y, net, *weights, **drawn)[0]
 
-        updates, opt_state = optimizer.update(
-            grads,
-            opt_state,
-            params,
-            value=value,
-            grad=grads,
-            value_fn=value_fn,
-            batch=batch,
-            net=net,
-        )
+        try:
+            updates, opt_state = optimizer.update(
+                grads,
+                opt_state,
+                params,
+                value=value,
+                grad=grads,
+                value_fn=value_fn,
+                batch=batch,
+                net=net,
+            )
+        except (AttributeError, TypeError, ValueError) as error:
+            _check_opt_state(optimizer, params, opt_state, error)
+            raise
         return State(optax.apply_updates(params, updates), opt_state, key), {"cost": value}
 
     return step
@@ -152,6 +165,19 @@ def _checked_gradient(found: Any, params: Any) -> tuple[Array, Any]:
             "and shapes of params"
         )
     return found
+
+
+def _check_opt_state(optimizer: optax.GradientTransformation, params: Any, opt_state: Any, error: Exception) -> None:
+    """Raise from the error of an update if it was given a state that is not of this optimizer and these parameters."""
+    expected, given = (
+        (jax.tree.structure(tree), [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(tree)])
+        for tree in (jax.eval_shape(optimizer.init, params), opt_state)
+    )
+    if given != expected:
+        raise TypeError(
+            f"state.opt_state is {describe(opt_state)} that this optimizer does not make of these parameters; start "
+            "from State(params, optimizer.init(params))"
+        ) from error
 
 
 def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) -> Array:

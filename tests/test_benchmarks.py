@@ -88,6 +88,7 @@ def test_ratio_and_verdict():
     assert harness.ratio(slow, fast).verdict == "slower"
     assert harness.ratio(fast, slow).verdict == "faster"
     assert harness.ratio(fast, fast[::-1]).verdict == "no difference"
+    assert harness.ratio(fast[:1], slow[:1]).verdict == "not known"
     found = harness.ratio(slow, fast)
     assert found.low <= found.value == 2 <= found.high
     assert str(Ratio(2, 1.5, 2.5)) == "2.00 [1.50, 2.50]"

@@ -550,6 +550,36 @@ def test_bad_arguments_of_steps(change, message):
         jaxnet.make_step(**arguments)(state, batch)
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"opt_state": None}, "state.opt_state is a NoneType that this optimizer does not make of these parameters"),
+        ({"opt_state": optax.adam(0.1).init(jaxnet.init(KEY, (2, 4, 1)))}, r"start from .*optimizer.init\(params\)"),
+        ({"key": 3}, "state.key is a int, expected a typed key"),
+    ],
+)
+def test_bad_parts_of_a_state(state, message):
+    def gradient(params, x, y, net, key):
+        return jaxnet.backprop(params, x, y, net)
+
+    params, optimizer = jaxnet.init(KEY, (2, 3, 1)), optax.sgd(0.1, momentum=0.9)
+    right = jaxnet.State(params, optimizer.init(params), KEY)
+    step = jaxnet.make_step(optimizer, gradient=gradient)
+    step(right, jaxnet.data.xor())
+    with pytest.raises(TypeError, match=message):
+        step(right._replace(**state), jaxnet.data.xor())
+
+
+def test_errors_of_an_optimizer_pass_through_a_step():
+    def update(grads, state, params):
+        raise ValueError("mine")
+
+    params = jaxnet.init(KEY, (2, 3, 1))
+    step = jaxnet.make_step(optax.GradientTransformation(SGD.init, update))
+    with pytest.raises(ValueError, match="mine"):
+        step(jaxnet.State(params, SGD.init(params)), jaxnet.data.xor())
+
+
 def test_train_cannot_be_compiled():
     params, x, y = problem((3, 2))
     with pytest.raises(TypeError, match="train drives a compiled loop from Python"):
