@@ -370,7 +370,8 @@ def test_a_member_with_bad_data_stops_alone():
         ((128, 16, 4), 10, "whole", "stacked"),  # with the members last, six times as long
     ],
 )
-def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
+def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     work = ensemble._layouts.Work(1000, sizes, batch_size, drawn=batches != "whole", own_batches=batches == "own")
     layout = ensemble._layouts.choose(None, work, True, lambda: True)
     assert layout.name == name
@@ -393,7 +394,8 @@ def test_layouts_are_chosen_by_work(sizes, batch_size, batches, name):
         (16, (101, 5, 1), 10, "drawn", "stacked"),
     ],
 )
-def test_few_examples_are_for_members_one_by_one(members, sizes, batch_size, batches, name):
+def test_few_examples_are_for_members_one_by_one(members, sizes, batch_size, batches, name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     work = ensemble._layouts.Work(members, sizes, batch_size, drawn=batches != "whole", own_batches=batches == "own")
     assert ensemble._layouts.choose(None, work, True, lambda: True, as_sums=True).name == name
 
@@ -402,6 +404,7 @@ def test_few_examples_are_for_members_one_by_one(members, sizes, batch_size, bat
     ("sizes", "batch_size"), [((2, 2, 1), 4), ((2, 16, 1), 32), ((10, 10, 10, 10), 10), ((784, 30, 10), 10)]
 )
 def test_chunks_that_are_chosen_hold_few_members_that_only_fill_them(sizes, batch_size, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(ensemble._layouts.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     for members in range(9, 600):
         work = ensemble._layouts.Work(members, sizes, batch_size, drawn=False, own_batches=False)
