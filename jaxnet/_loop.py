@@ -51,7 +51,6 @@ class Loop(NamedTuple):
 
     epoch: Array  # the number of epochs done
     state: State
-    before: State  # the state one epoch earlier, from which a failed epoch is replayed
     finite: Array  # False: the last epoch met a cost or made parameters that are not finite
     best: Best | None
 
@@ -105,7 +104,7 @@ def begin(plan: Plan, params: Any, key: Array, stops: bool) -> Loop:
     """
     state = first_state(plan, params, key)
     best = Best(jnp.asarray(jnp.inf, params[0].weight.dtype), jnp.asarray(-1), state) if stops else None
-    return jax.tree.map(jnp.array, Loop(jnp.asarray(0), state, state, jnp.asarray(True), best))
+    return jax.tree.map(jnp.array, Loop(jnp.asarray(0), state, jnp.asarray(True), best))
 
 
 def rows_of(data: Batch, rows: Array) -> Batch:
@@ -233,20 +232,26 @@ def _run(
     l2: Array | None,
     patience: ArrayLike | None,
     end: ArrayLike,
-) -> tuple[Loop, dict[str, Array]]:
-    """Run epochs until ``end``, a cost that is not finite, or the end of patience; with their history."""
+) -> tuple[Loop, State, dict[str, Array]]:
+    """Run epochs until ``end``, a cost that is not finite, or the end of patience.
+
+    Returns the loop, the state before its last epoch, from which one that failed is replayed, and the history.
+    """
     net = with_l2(plan, l2)
     start = loop.epoch
+    names = {"cost": jax.ShapeDtypeStruct((), wide(data[0].dtype))} | jax.eval_shape(
+        lambda params: measure(plan, net, params, data, validation), loop.state.params
+    )
 
-    def goes_on(carry: tuple[Loop, dict[str, Array]]) -> Array:
-        loop, _ = carry
+    def goes_on(carry: tuple[Loop, State, dict[str, Array]]) -> Array:
+        loop, *_ = carry
         go = (loop.epoch < end) & loop.finite
         if loop.best is not None:
             go &= loop.epoch - 1 - loop.best.epoch < jnp.asarray(patience)
         return go
 
-    def one_epoch(carry: tuple[Loop, dict[str, Array]]) -> tuple[Loop, dict[str, Array]]:
-        loop, history = carry
+    def one_epoch(carry: tuple[Loop, State, dict[str, Array]]) -> tuple[Loop, State, dict[str, Array]]:
+        loop, _, history = carry
         state, mean_cost = _epoch(plan, net, loop.state, data, key, loop.epoch)
         finite = jnp.isfinite(mean_cost) & all_finite(state.params)
         values = {"cost": mean_cost} | measure(plan, net, state.params, data, validation)
@@ -257,24 +262,22 @@ def _run(
             better = finite & jnp.less(candidate.cost, best.cost)
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
         done = jnp.where(finite, loop.epoch + 1, loop.epoch)
-        return Loop(done, state, loop.state, finite, best), history
-
-    names = {"cost": jax.ShapeDtypeStruct((), wide(data[0].dtype))} | jax.eval_shape(
-        lambda params: measure(plan, net, params, data, validation), loop.state.params
-    )
-    history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
+        return Loop(done, state, finite, best), loop.state, history
 
     def record(array: Array, row: Array, value: Array) -> Array:
         if plan.one_function:  # which can hold no scatter
             return lax.dynamic_update_index_in_dim(array, value, row, 0)
         return array.at[row].set(value)
 
-    epochs = partial(lax.while_loop, goes_on, one_epoch)
+    def epochs(loop: Loop) -> tuple[Loop, State, dict[str, Array]]:
+        history = {name: jnp.zeros(CAPACITY, value.dtype) for name, value in names.items()}
+        return lax.while_loop(goes_on, one_epoch, (loop, loop.state, history))
+
     if plan.one_function and plan.batch_size == len(data[0]):
         measured = (len(names) - 1) * len(loop.state.params)  # a pass for each
         products = measured + products_of_gradient(plan, loop.state)
-        return in_one_function(epochs, (loop, history), products=products, required=True)
-    return epochs((loop, history))
+        return in_one_function(epochs, loop, products=products, required=True)
+    return epochs(loop)
 
 
 _jitted = partial(jax.jit, _run, static_argnames="plan", donate_argnames="loop")
@@ -291,7 +294,7 @@ def kind_of(plan: Any, *arguments: Any) -> tuple[Any, ...]:
 
 def run(
     plan: Plan, loop: Loop, key: Array, data: Batch, validation: Batch | None, *rest: Any
-) -> tuple[Loop, dict[str, Array]]:
+) -> tuple[Loop, State, dict[str, Array]]:
     """`_run`, compiled for what the plan says, if that can be."""
     arguments = (loop, key, data, validation, *rest)
     if plan.one_function and (kind := kind_of(plan, loop.state.params, data, validation)) not in refused:

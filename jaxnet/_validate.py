@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+_FLOAT_DTYPES = frozenset(map(jnp.dtype, _FLOATS))
 _USE_64_BITS = 'with jax.enable_x64(True): ..., or jax.config.update("jax_enable_x64", True)'
 
 
@@ -233,7 +234,7 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], weight: Array) 
 def check_floating(name: str, array: Any) -> None:
     """Raise unless ``array`` is an array of floats."""
     dtype = getattr(array, "dtype", None)
-    if getattr(dtype, "name", None) not in _FLOATS:
+    if dtype not in _FLOAT_DTYPES and getattr(dtype, "name", None) not in _FLOATS:  # NumPy takes long to name a dtype
         raise TypeError(
             f"{name} is {describe(array)}, expected an array of floats ({', '.join(_FLOATS)}); convert it, for example "
             "with jnp.asarray(..., dtype=jnp.float32)"

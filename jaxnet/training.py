@@ -177,7 +177,7 @@ def train(
         while True:
             start, end = done, min(epochs, done + min(stride, CAPACITY))
             began = time.perf_counter()
-            loop, history = run(plan, loop, key, data, validation, l2, patience, end)
+            loop, before, history = run(plan, loop, key, data, validation, l2, patience, end)
             # Within jit all is traced, and a traced number may hide in the optimizer, or a metric.
             check_concrete("train", loop, history)
             epoch, finite, history = fetched((loop.epoch, loop.finite, history))
@@ -189,11 +189,12 @@ def train(
             if done < end or done == epochs:
                 break
             stride = next_call(end - start, seconds)
+            del before  # the next call needs its memory
 
     not_finite, best_epoch = None, None
     state = loop.state
     if not finite:
-        state, step, value = _replay(plan, loop.before, key, loop.epoch, data, l2)
+        state, step, value = _replay(plan, before, key, loop.epoch, data, l2)
         not_finite = NotFinite(int(loop.epoch), int(step), float(value))
         _warn_not_finite(not_finite, data)
     elif loop.best is not None and loop.best.epoch >= 0:
