@@ -17,7 +17,7 @@ from jaxnet._numeric import portions, wide
 from jaxnet._one_function import COMPILER_OPTIONS, NotOneFunctionError, in_one_function
 from jaxnet._products import as_sums
 from jaxnet._sharding import take
-from jaxnet._validate import as_array
+from jaxnet._validate import as_array, describe
 from jaxnet.backprop import backprop, backprop_as_sums, cost
 from jaxnet.network import Network
 from jaxnet.steps import Gradient, Metric, State, make_step, takes_key
@@ -187,8 +187,8 @@ def measure(plan: Plan, net: Network, params: Any, data: Batch, validation: Batc
     for prefix, batch in measured.items():
         for name, metric in plan.metrics:
             value = as_array(f"what metrics[{name!r}] returns", metric(params, *batch[:2], net))
-            if value.shape != ():
-                raise ValueError(f"metrics[{name!r}] returns the shape {value.shape}, expected a scalar")
+            if value.shape != () or jnp.iscomplexobj(value):
+                raise ValueError(f"metrics[{name!r}] returns {describe(value)}, expected a scalar, a real one")
             values[prefix + name] = value
     return values
 

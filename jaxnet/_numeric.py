@@ -1,4 +1,4 @@
-"""Sums that half precision could not hold."""
+"""Sums that half precision could not hold, and lengths whose squares no precision could."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 
@@ -25,6 +25,25 @@ def portions(weights: Array, axis: int | None = None) -> Array:
 def square(v: Array, axis: int = -1) -> Array:
     """‖v‖² over an axis, at least in float32."""
     return jnp.sum(v.astype(wide(v.dtype)) ** 2, axis=axis)
+
+
+def length(v: Array, axis: int = -1) -> Array:
+    """‖v‖ over an axis, at least in float32, also where the squares are out of range; its derivative is 0 at v = 0."""
+    v = v.astype(wide(v.dtype))
+    scale = in_range(lax.stop_gradient(jnp.max(jnp.abs(v), axis=axis, keepdims=True)))
+    squares = square(v / scale, axis)
+    some = squares != 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)) * jnp.squeeze(scale, axis), 0)
+
+
+def in_range(size: Array) -> Array:
+    """A size that can be divided by; 1 in the place of 0, and of what is not finite."""
+    return jnp.where((size > 0) & (size < jnp.inf), size, 1)
+
+
+def total_length(tree: Any) -> Array:
+    """‖tree‖, the length of all its numbers as a vector, at least in float32."""
+    return length(jnp.stack([length(leaf.ravel()) for leaf in jax.tree.leaves(tree)]))
 
 
 def total_square(tree: Any) -> Array:

@@ -98,7 +98,7 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0, require
             raise NotOneFunctionError
         return f(*args)
     split = len(closed.consts)
-    outputs = apart(
+    outputs = _marked(
         lambda *inputs: eval_jaxpr(closed.jaxpr, inputs[:split], *inputs[split:]),
         *closed.consts,
         *jax.tree.leaves(args),
@@ -107,7 +107,12 @@ def in_one_function(f: Callable[..., _R], *args: Any, products: int = 0, require
 
 
 def apart(f: Callable[..., _R], *inputs: Array) -> _R:
-    """``f(*inputs)`` as one function, which XLA fuses with nothing around it; within `in_one_function`."""
+    """``f(*inputs)``; within `in_one_function` as a function of its own, which XLA fuses with nothing around it."""
+    return _marked(f, *inputs) if _inside.get() else f(*inputs)
+
+
+def _marked(f: Callable[..., _R], *inputs: Array) -> _R:
+    """``f(*inputs)`` as a function that XLA makes one of, whatever its size."""
 
     @jax.jit
     def function(*inputs: Array) -> tuple[_R, Any]:

@@ -233,8 +233,7 @@ def checked_array(name: str, value: Any, shape: tuple[int, ...], weight: Array) 
 
 def check_floating(name: str, array: Any) -> None:
     """Raise unless ``array`` is an array of floats."""
-    dtype = getattr(array, "dtype", None)
-    if dtype not in _FLOAT_DTYPES and getattr(dtype, "name", None) not in _FLOATS:  # NumPy takes long to name a dtype
+    if getattr(array, "dtype", None) not in _FLOAT_DTYPES:
         raise TypeError(
             f"{name} is {describe(array)}, expected an array of floats ({', '.join(_FLOATS)}); convert it, for example "
             "with jnp.asarray(..., dtype=jnp.float32)"

@@ -129,23 +129,23 @@ def make_step(
             x, y, *weights = batch
             return gradient(params, x, y, net, *weights, **drawn)[0]
 
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "net": net}
         try:
-            updates, opt_state = optimizer.update(
-                grads,
-                opt_state,
-                params,
-                value=value,
-                grad=grads,
-                value_fn=value_fn,
-                batch=batch,
-                net=net,
-            )
+            updates, opt_state = optimizer.update(grads, opt_state, params, **_taken(optimizer.update, extra))
         except (AttributeError, TypeError, ValueError) as error:
             _check_opt_state(optimizer, params, opt_state, error)
             raise
         return State(optax.apply_updates(params, updates), opt_state, key), {"cost": value}
 
     return step
+
+
+def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """What an update takes beside gradient, state and parameters: most take all, and heed what they need."""
+    parameters = inspect.signature(update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return extra
+    return {name: value for name, value in extra.items() if name in parameters}
 
 
 def takes_key(gradient: Gradient) -> bool:

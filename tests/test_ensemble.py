@@ -11,7 +11,7 @@ import pytest
 from helpers import ACTIVATIONS, OUTPUTS_AND_LOSSES, assert_close, name_of, problem
 
 import jaxnet
-from jaxnet import Network, activations, ensemble, losses
+from jaxnet import Layer, Network, activations, ensemble, losses
 from jaxnet.ensemble._gradients import gradients
 
 KEY = jax.random.key(7)
@@ -54,6 +54,19 @@ def assert_members_are_solo_runs(result, solo_run):
 
 
 # The gradients of each layout, before any training
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_saturated_units_keep_their_digits(layout):
+    """The logistic function of −20 is 2e-9, and an optimizer may divide by it."""
+    axis = -1 if layout == "members last" else 0
+    params = tuple(Layer(jnp.ones((1, 1, 1)), jnp.full((1, 1), bias)) for bias in (-5.0, -20.0))
+    x, y = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    shared = (False, False)
+    laid_out = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), params)
+    found = jax.jit(lambda params: gradients(axis == -1, params, (x, y), shared, Network(), None))(laid_out)
+    _, expected = jaxnet.backprop(member(params, 0), x, y)
+    assert_close(jax.tree.map(lambda g: jnp.moveaxis(g, axis, 0)[0], found[1]), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -248,6 +261,14 @@ def test_data_of_their_own(own, batch_size, layout, x64):
         return jaxnet.train(KEY, member(params, k), alone, validation=alone[:2], **options)
 
     assert_members_are_solo_runs(result, solo)
+
+
+def test_saturated_members_are_solo_runs(x64):
+    params = ensemble.init(KEY, 8, (2, 4, 1), scheme="normal", scale=20.0, dtype="float64")
+    data = tuple(array.astype("float64") for array in jaxnet.data.xor())
+    options = {"optimizer": optax.sign_sgd(0.05), "epochs": 100}
+    result = ensemble.train(KEY, params, data, layout="members last", **options)
+    assert_members_are_solo_runs(result, lambda k: jaxnet.train(KEY, member(params, k), data, **options))
 
 
 @pytest.mark.parametrize(("batch_size", "layout"), [(None, "stacked"), (3, "members last")])
@@ -609,6 +630,16 @@ class Unhashable:
         ({"data": (jaxnet.data.xor(), jaxnet.data.xor())}, TypeError, "data is a tuple of 2, expected a tuple"),
         ({"data": ([[0.0, 1.0], [1.0]], jnp.ones((2, 1)))}, TypeError, "data: x is a list, which is not an array"),
         ({"subset": jnp.full((M, 2), 4)}, ValueError, "subset holds rows from 4 to 4, but the data has 4 examples"),
+        (
+            {"subset": [[2, 3], [0, 1], [3, 2]], "data": (*jaxnet.data.xor(), jnp.array([0.0, 0.0, 1.0, 1.0]))},
+            ValueError,
+            "subset picks only rows of weight 0 for member 1",
+        ),
+        (
+            {"subset": [[0], [1], [0]], "data": (*jaxnet.data.xor(), jnp.eye(M, 4))},
+            ValueError,
+            "subset picks only rows of weight 0 for member 2",
+        ),
         ({"net": Network(l2=jnp.ones(2))}, ValueError, r"net.l2 has shape \(2,\), expected one number, or one for"),
         ({"net": Network(l2=-jnp.ones(M))}, ValueError, "net.l2 holds values that are negative"),
         ({"net": "sigmoid"}, TypeError, "net is a str, expected a jaxnet.Network"),
@@ -622,6 +653,20 @@ class Unhashable:
         ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": "a"}}, TypeError, "hyperparams.*is a str"),
         ({"optimizer": optax.sgd, "hyperparams": {"learning_rate": jnp.nan}}, ValueError, "hyperparams.*not finite"),
         ({"optimizer": optax.sgd}, TypeError, "optimizer is a function, expected an optax optimizer"),
+        (
+            {"optimizer": optax.sgd, "hyperparams": {"rate": 0.5}},
+            TypeError,
+            "optimizer cannot be made from the hyperparams rate: .*unexpected keyword argument",
+        ),
+        (
+            {
+                "optimizer": lambda steps: optax.sgd(optax.cosine_decay_schedule(0.5, steps)),
+                "hyperparams": {"steps": 10},
+            },
+            TypeError,
+            "optimizer needs the value of one of the hyperparams steps .*functools.partial",
+        ),
+        ({"metrics": {"a": lambda *_: 1j}}, ValueError, r"metrics\['a'\] returns .*complex.*expected a scalar, a real"),
         ({"record_every": 0}, ValueError, "record_every is 0, expected an integer >= 1"),
         ({"layout": "members last", "gradient": jaxnet.autodiff}, ValueError, "needs gradient=jaxnet.backprop"),
         ({"layout": "fast"}, ValueError, "layout is 'fast', expected one of"),
@@ -696,6 +741,16 @@ def test_metrics_may_count():
         for name in metrics:
             assert found[name].dtype == jnp.float32
             np.testing.assert_array_equal(found[name][1], alone[name])
+
+
+def test_few_records_and_rows_of_any_integers():
+    params, x, y = ensemble_problem(dtype="float32")
+    options = {"optimizer": SGD, "epochs": 3, "record_every": 2**31}
+    results = [
+        ensemble.train(KEY, params, (x, y), subset=np.zeros((M, 2), dtype), **options) for dtype in (">i4", "<i4")
+    ]
+    assert results[0].history["cost"].shape == (M, 0)
+    assert_close(results[0].params, results[1].params, 0.0)
 
 
 def test_runs_of_similar_length_share_a_program():

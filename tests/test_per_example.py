@@ -279,12 +279,58 @@ def test_an_example_that_is_nan_is_not_hidden(bound):
     assert jnp.isnan(norms).tolist() == [False] * 3 + [True] + [False] * 3
 
 
-def test_a_norm_beyond_the_dtype_is_clipped_to_zero():
+def test_a_norm_whose_square_is_beyond_the_dtype_is_clipped_to_the_bound():
     net = Network(output=activations.identity)
     params, x, y = problem((3, 2), net)
     _, grads = per_example.clipped_gradient(params, x, y.at[0].set(1e30), net, bound=1.0)
     _, others = per_example.clipped_gradient(params, x[1:], y[1:], net, bound=1.0)
+    _, of_one = per_example.clipped_gradient(params, x[:1], y[:1].at[0].set(1e30), net, bound=1.0)
+    assert np.isclose(optax.tree.norm(of_one), 1.0)
+    assert_close(grads, jax.tree.map(lambda leaf, one: leaf * 6 / 7 + one / 7, others, of_one))
+
+
+def test_a_norm_beyond_the_dtype_is_clipped_to_zero():
+    net = Network(output=activations.identity)
+    params, x, y = problem((3, 2), net)
+    _, grads = per_example.clipped_gradient(params, x.at[0].set(1e30), y, net, bound=1.0)
+    _, others = per_example.clipped_gradient(params, x[1:], y[1:], net, bound=1.0)
     assert_close(grads, jax.tree.map(lambda leaf: leaf * 6 / 7, others))
+
+
+@pytest.mark.parametrize("bound", [0.01, (0.01,)], ids=["flat", "per layer"])
+@pytest.mark.parametrize(
+    ("feature", "bias", "passes"),
+    [
+        (1e19, -44.5, 0.01),  # δ² is below the dtype's range
+        (1e30, -57.5, 0.0),  # so it is, and h² above it
+        (1e20, -1000.0, 0.0),  # δ is 0, and h² above the range
+    ],
+)
+def test_no_example_passes_the_bound(feature, bias, passes, bound):
+    net = Network(output=activations.sigmoid, loss=losses.cross_entropy)
+    params = (Layer(jnp.zeros((1, 1)), jnp.array([bias])),)
+    x, y = jnp.array([[feature]]), jnp.zeros((1, 1))
+    for gradient in (
+        partial(per_example.clipped_gradient, bound=bound),
+        partial(per_example.private_gradient, key=KEY, bound=bound, noise_multiplier=0.0),
+    ):
+        assert np.isclose(gradient(params, x, y, net)[1][0].weight, passes)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("size", [2.0**-75, 2.0**75])
+def test_gradients_whose_squares_are_beyond_the_dtype(size, l2):
+    """A linear network scales with its weights and targets; only the lengths of what is scaled do, too."""
+    net = Network(output=activations.identity, l2=l2)
+    params, x, y = problem((3, 2), net)
+
+    def found(size):
+        args = (jax.tree.map(lambda leaf: leaf * size, params), x, y * size, net)
+        _, clipped = per_example.clipped_gradient(*args, bound=size)
+        ratios = per_example.cosine_to_mean(*args), per_example.signal_to_noise(*args), per_example.noise_scale(*args)
+        return jax.tree.map(lambda length: length / size, (per_example.norms(*args), clipped)), ratios
+
+    assert_close(found(size), found(1.0))
 
 
 def test_second_moment_elsewhere_than_on_a_cpu(x64, monkeypatch):

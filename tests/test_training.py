@@ -570,6 +570,20 @@ def test_bad_parts_of_a_state(state, message):
         step(right._replace(**state), jaxnet.data.xor())
 
 
+def test_an_optimizer_is_given_what_it_takes():
+    """Not more: the updates of some have no further arguments, such as that of ``optax.contrib.sam``."""
+    taken = []
+
+    def update(grads, state, params, *, value):
+        taken.append(value)
+        return SGD.update(grads, state, params)
+
+    params = jaxnet.init(KEY, (2, 3, 1))
+    step = jaxnet.make_step(optax.GradientTransformationExtraArgs(SGD.init, update))
+    _, metrics = step(jaxnet.State(params, SGD.init(params)), jaxnet.data.xor())
+    assert taken[0] is metrics["cost"]
+
+
 def test_errors_of_an_optimizer_pass_through_a_step():
     def update(grads, state, params):
         raise ValueError("mine")

@@ -73,7 +73,18 @@ def checked_subset(subset: Any, members: int, n: int) -> Array | None:
         )
     if rows.min() < 0 or rows.max() >= n:
         raise ValueError(f"subset holds rows from {rows.min()} to {rows.max()}, but the data has {n} examples")
-    return jnp.asarray(rows)
+    return as_array("subset", rows)
+
+
+def check_weights_of_subset(data: Batch, subset: Array | None) -> None:
+    """Raise where all the rows that a member trains on have a weight of 0."""
+    if subset is None or len(data) < 3:
+        return
+    weights = np.asarray(data[2])
+    taken = weights[subset] if weights.ndim == 1 else np.take_along_axis(weights, np.asarray(subset), axis=1)
+    empty = np.flatnonzero(~taken.any(axis=1))
+    if empty.size:
+        raise ValueError(f"subset picks only rows of weight 0 for member {empty[0]}; expected some that count")
 
 
 def checked_l2(net: Network, members: int, dtype: DTypeLike) -> Array | None:
@@ -104,6 +115,20 @@ def checked_hyperparams(
         if not np.isfinite(value).all():
             raise ValueError(f"hyperparams[{name!r}] holds values that are not finite")
     return tuple(values), tuple(values.values())
+
+
+def optimizer_of(make: Any, names: tuple[str, ...], values: tuple[Array, ...]) -> Any:
+    """The optimizer that is made from hyperparameters."""
+    hyperparams = dict(zip(names, values, strict=True))
+    try:
+        return make(**hyperparams)
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            f"optimizer needs the value of one of the hyperparams {', '.join(names)} while it is compiled, where none "
+            "has any; give what is the same for all members to the function itself: functools.partial(make, steps=10)"
+        ) from error
+    except TypeError as error:
+        raise TypeError(f"optimizer cannot be made from the hyperparams {', '.join(names)}: {error}") from error
 
 
 def first(values: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -23,6 +23,7 @@ from jaxnet._numeric import portions, wide
 from jaxnet._one_function import QUICKLY, in_one_function
 from jaxnet._sharding import take
 from jaxnet.backprop import backprop, backprop_as_sums
+from jaxnet.ensemble._arguments import optimizer_of
 from jaxnet.ensemble._gradients import gradients
 from jaxnet.ensemble._layouts import ONE_BY_ONE, ONE_KERNEL, Layout, power_of_two
 from jaxnet.ensemble._one_kernel import optimizer_step, run_epochs
@@ -66,8 +67,7 @@ def member_plan(plan: Plan, hyperparams: tuple[Array, ...]) -> solo.Plan:
     """The plan of one member, whose optimizer is made from its hyperparameters."""
     if plan.names is None:
         return plan.solo
-    make: Any = plan.solo.optimizer
-    return replace(plan.solo, optimizer=make(**dict(zip(plan.names, hyperparams, strict=True))))
+    return replace(plan.solo, optimizer=optimizer_of(plan.solo.optimizer, plan.names, hyperparams))
 
 
 def split(own: Any, given: Any) -> tuple[Any, Any]:

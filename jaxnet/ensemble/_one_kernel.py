@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any, cast
@@ -31,7 +31,6 @@ from jaxnet import activations, losses
 from jaxnet._numeric import add_up
 from jaxnet._products import Layout, Products
 from jaxnet.backprop import backward_pass, contract, forward_pass, losses_of, output_delta
-from jaxnet.ensemble._gradients import with_logistic
 from jaxnet.ensemble._layouts import in_threads, kernel_holds, power_of_two
 from jaxnet.network import Layer, Network, Params
 from jaxnet.steps import State, make_step
@@ -406,6 +405,14 @@ def _logistic(a: Array) -> Array:
     return 1 / (1 + jnp.exp2(a * -1.4426950408889634))
 
 
+def _with_own_logistic(net: Network) -> Network:
+    def swapped(s: activations.Activation) -> activations.Activation:
+        return replace(s, value=_logistic) if s == activations.sigmoid else s
+
+    loss = replace(net.loss, link=net.loss.link and swapped(net.loss.link))
+    return replace(net, hidden=swapped(net.hidden), output=swapped(net.output), loss=loss)
+
+
 def run_epochs(
     step: Callable[..., Any],
     state: Any,
@@ -430,7 +437,7 @@ def run_epochs(
     members = len(state.params[0].bias)
     number, n = batches[1].shape[0], batches[1].shape[-2]
     sizes = (state.params[0].weight.shape[-1], *(layer.bias.shape[-1] for layer in state.params))
-    net, dtype = with_logistic(net, _logistic), batches[0].dtype
+    net, dtype = _with_own_logistic(net), batches[0].dtype
     threads = in_threads(members, sizes, n, numbers_per_parameter(state))
     form: Any = _Threads(net, own, n) if threads else _Warps(net, own, n, sizes)
 

@@ -35,6 +35,7 @@ from jaxnet._validate import checked_count
 from jaxnet.backprop import backprop, backprop_as_sums
 from jaxnet.ensemble._arguments import (
     check_finite,
+    check_weights_of_subset,
     checked_data,
     checked_hyperparams,
     checked_key,
@@ -42,6 +43,7 @@ from jaxnet.ensemble._arguments import (
     checked_subset,
     first,
     not_finite_parts,
+    optimizer_of,
 )
 from jaxnet.ensemble._layouts import (
     MEMBERS_LAST,
@@ -185,6 +187,7 @@ def train(
     check_kind(net)
     data = checked_data("data", members, member, data)
     subset = checked_subset(subset, members, data[1].shape[-2])
+    check_weights_of_subset(data, subset)
     if validation is not None:
         validation = checked_data("validation", members, member, validation)
         check_finite("validation", validation)
@@ -194,7 +197,7 @@ def train(
     named_metrics = checked_metrics(metrics)
     names, values = checked_hyperparams(hyperparams, members, dtype, optimizer)
     make: Any = optimizer
-    one = make if names is None else make(**dict(zip(names, first(values), strict=True)))
+    one = make if names is None else optimizer_of(make, names, first(values))
     check_functions(one, gradient)
     check_hashable("optimizer", make)
     if in_transformation():  # a traced number may hide in the optimizer's state
@@ -205,7 +208,7 @@ def train(
     drawn = batch_size < n
     own_batches = drawn and (own.key or own.subset is not None or any(own.data))
     work = Work(members, sizes, batch_size, drawn, own_batches)
-    record_every = checked_count("record_every", record_every, least=1)
+    record_every = min(checked_count("record_every", record_every, least=1), 2**30)  # what JAX counts with
     by_hand, may_be = gradient is backprop, may_be_one_function((params, given))
 
     def planned(as_sums: bool) -> Plan:

@@ -1,16 +1,17 @@
-"""Examples as rows with their shares, and contractions over them, a layer at a time, in the memory of a gradient."""
+"""Examples as rows with their shares, their norms, and contractions, a layer at a time, in the memory of a gradient."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnet._numeric import wide
+from jaxnet._numeric import add_up, in_range, length, square, total_length, wide
 from jaxnet._products import Layout, Products
 from jaxnet._validate import check_batch
 from jaxnet.backprop import Signals, both_passes, contract, shares_of
@@ -36,6 +37,38 @@ def passes(params: Params, x: Any, y: Any, net: Network, weights: Any = None) ->
 def each_layer(params: Params, found: Signals, layout: Layout) -> zip[tuple[Layer, Array, Array, Products]]:
     """Of every layer its parameters, inputs h, deltas, and the products for them."""
     return zip(params, found.activations[:-1], found.deltas, layout.layers(len(params)), strict=True)
+
+
+def layer_norms(params: Params, found: Signals, net: Network, layout: Layout) -> list[Array]:
+    """‖gᵢˡ‖ of each layer l: (n,), at least float32."""
+    lengths = []
+    for layer, h, delta, products in each_layer(params, found, layout):
+        of_delta = length(delta, products.units)
+        part = jnp.where(of_delta == 0, 0, of_delta * jnp.sqrt(square(h, products.inputs) + 1))
+        if net.penalised:
+            size, of_weight = in_range(of_delta), total_length(layer.weight)
+            unit = delta / jnp.expand_dims(size, products.units).astype(delta.dtype)
+            direction = layer.weight / in_range(of_weight).astype(delta.dtype)
+            along = jnp.sum(unit * products.weigh(h, direction), axis=products.units)
+            part = _length_of_sum(part, jnp.asarray(net.l2, part.dtype) * of_weight, size, along.astype(part.dtype))
+        lengths.append(part)
+    return lengths
+
+
+def total_norms(lengths: list[Array]) -> Array:
+    """‖gᵢ‖, of the norms of its layers."""
+    scale = in_range(lax.stop_gradient(reduce(jnp.maximum, lengths)))
+    square = add_up([(part / scale) ** 2 for part in lengths])
+    some = square != 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)) * scale, 0)
+
+
+def _length_of_sum(a: Array, b: Array, part: Array, along: Array) -> Array:
+    """‖a + b‖ by the lengths of the two, and their inner product b · part · along; 0 where rounding makes it less."""
+    scale = in_range(lax.stop_gradient(jnp.maximum(a, b)))
+    square = (a / scale) ** 2 + 2 * (b / scale) * (part / scale) * along + (b / scale) ** 2
+    some = ~(square <= 0)
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)) * scale, 0)
 
 
 def mean_gradient(found: Signals, shares: Array, layout: Layout) -> list[Layer]:

@@ -22,8 +22,7 @@ from jaxnet.backprop import (
     in_structure_of,
 )
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import last_layer_first, rows_and_shares
-from jaxnet.per_example.gradients import squared_norms
+from jaxnet.per_example._layers import last_layer_first, layer_norms, rows_and_shares, total_norms
 
 __all__ = ["clipped_gradient", "private_gradient"]
 
@@ -60,7 +59,7 @@ def clipped_gradient(
         at once if None.
 
     A zero gradient stays zero; an infinite bound clips nothing. An example whose gradient is NaN makes the result NaN,
-    as it does in `jaxnet.backprop`; one whose squared norm is beyond the dtype's range is clipped to zero.
+    as it does in `jaxnet.backprop`; one whose norm is infinite, as `norms` says, is clipped to zero.
 
     Raises
     ------
@@ -246,7 +245,7 @@ def _clipped_sum(
 
 def _clipped_sum_at_once(params: Params, x: Array, y: Array, shares: Array, net: Network, bounds: list[Array]) -> _Sum:
     losses, found, layout = both_passes(params, x, y, net)
-    factors = _factors(squared_norms(params, found, net, layout), bounds)
+    factors = _factors(layer_norms(params, found, net, layout), bounds)
     scales = [jnp.expand_dims((shares * factor).astype(x.dtype), layout.others.units) for factor in factors]
     scaled = iter(reversed(scales))
 
@@ -259,16 +258,17 @@ def _clipped_sum_at_once(params: Params, x: Array, y: Array, shares: Array, net:
     return _Sum(loss, last_layer_first(contraction, found, layout), dropped)
 
 
-def _factors(squares: list[Array], bounds: list[Array]) -> list[Array]:
+def _factors(lengths: list[Array], bounds: list[Array]) -> list[Array]:
     """cᵢ = min(1, bound / ‖gᵢ‖) for each layer: of the whole gradient for a single bound, else of the layer's part."""
     if len(bounds) == 1:
-        return [_factor(add_up(squares), bounds[0])] * len(squares)
-    return [_factor(square, bound) for square, bound in zip(squares, bounds, strict=True)]
+        return [_factor(total_norms(lengths), bounds[0])] * len(lengths)
+    return [_factor(length, bound) for length, bound in zip(lengths, bounds, strict=True)]
 
 
-def _factor(square: Array, bound: Array) -> Array:
-    clipped = jnp.sqrt(jnp.maximum(square, 0)) > bound  # not of squares: that of a large bound is infinite, too
-    return jnp.where(clipped, bound / jnp.sqrt(jnp.where(clipped, square, 1)), 1)
+def _factor(length: Array, bound: Array) -> Array:
+    """The lesser of 1 and bound / length; 0 of what has no length, so that nothing passes the bound."""
+    clipped = length > bound
+    return jnp.where(clipped, bound / jnp.where(clipped, length, 1), jnp.where(length <= bound, 1, 0))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

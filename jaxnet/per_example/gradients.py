@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxnet._numeric import add_up, square, total_square
-from jaxnet._products import Layout, weigh
+from jaxnet._numeric import add_up, in_range, total_length
+from jaxnet._products import weigh
 from jaxnet._sharding import everywhere
 from jaxnet._validate import describe
 from jaxnet.backprop import Signals, add_penalty, in_structure_of, signals
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import each_layer, mean_gradient, passes
+from jaxnet.per_example._layers import each_layer, layer_norms, mean_gradient, passes, total_norms
 
 __all__ = ["cosine_to_mean", "dot_products", "gradients", "norms"]
 
@@ -47,7 +47,8 @@ def norms(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) 
     ‖gᵢ‖² = Σˡ ‖δᵢˡ‖² (‖hᵢˡ⁻¹‖² + 1)        Goodfellow 2015
 
     and with a penalty, of each layer also 2 l2 δᵢᵀ W hᵢ + l2² ‖W‖². It costs less than a gradient: two passes, and no
-    contraction. Half precision is summed in float32. Shapes, and errors, as for `jaxnet.cost`.
+    contraction. Half precision is summed in float32. Infinite where ‖h‖² is beyond the dtype's range, but where δ is
+    zero. Shapes, and errors, as for `jaxnet.cost`.
 
     >>> import jax, jaxnet
     >>> params = jaxnet.init(jax.random.key(0), (2, 3, 1), scheme="zeros")
@@ -55,26 +56,8 @@ def norms(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network()) 
     Array([0.3307189, 0.3307189, 0.3307189, 0.3307189], dtype=float32)
     """
     found, _, layout = passes(params, x, y, net)
-    lengths = _root(add_up(squared_norms(params, found, net, layout)))
+    lengths = total_norms(layer_norms(params, found, net, layout))
     return lengths.astype(found.deltas[0].dtype).reshape(jnp.shape(x)[:-1])
-
-
-def squared_norms(params: Params, found: Signals, net: Network, layout: Layout) -> list[Array]:
-    """‖gᵢˡ‖² of each layer l: (n,), at least float32."""
-    squares = []
-    for layer, h, delta, products in each_layer(params, found, layout):
-        part = square(delta, products.units) * (square(h, products.inputs) + 1)
-        if net.penalised:
-            l2 = jnp.asarray(net.l2, part.dtype)
-            along = jnp.sum(delta * products.weigh(h, layer.weight), axis=products.units).astype(part.dtype)
-            part += 2 * l2 * along + l2**2 * total_square(layer.weight)
-        squares.append(part)
-    return squares
-
-
-def _root(squares: Array) -> Array:
-    """√squares; 0 where the penalty's terms cancel to less than nothing."""
-    return jnp.sqrt(jnp.maximum(squares, 0))
 
 
 def dot_products(
@@ -164,9 +147,9 @@ def cosine_to_mean(
     """
     found, shares, layout = passes(params, x, y, net, weights)
     mean = add_penalty(net, mean_gradient(found, shares, layout), params)
-    length = jnp.sqrt(total_square(mean))
+    size = in_range(total_length(mean))
     # Of unit length, so that half precision has room for the products.
-    unit = jax.tree.map(lambda g: (g.astype(length.dtype) / jnp.where(length > 0, length, 1)).astype(g.dtype), mean)
+    unit = jax.tree.map(lambda g: (g.astype(size.dtype) / size).astype(g.dtype), mean)
     along = []
     for (layer, h, delta, products), g in zip(each_layer(params, found, layout), unit, strict=True):
         product = jnp.sum(delta * products.weigh(h, g.weight), axis=products.units)
@@ -174,6 +157,6 @@ def cosine_to_mean(
         if net.penalised:
             product += jnp.asarray(net.l2, product.dtype) * jnp.sum(layer.weight * g.weight)
         along.append(product)
-    lengths = _root(add_up(squared_norms(params, found, net, layout)))
+    lengths = total_norms(layer_norms(params, found, net, layout))
     cosines = jnp.where(lengths > 0, add_up(along).astype(lengths.dtype) / jnp.where(lengths > 0, lengths, 1), 0)
     return jnp.clip(cosines, -1, 1).astype(found.deltas[0].dtype).reshape(jnp.shape(x)[:-1])

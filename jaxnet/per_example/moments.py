@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxnet._numeric import add_up, total_square
+from jaxnet._numeric import in_range, total_square
 from jaxnet._products import Layout
 from jaxnet.backprop import Signals, add_penalty, in_structure_of
 from jaxnet.network import Layer, Network, Params
-from jaxnet.per_example._layers import after, mean_gradient, outer_of_squares, passes
-from jaxnet.per_example.gradients import squared_norms
+from jaxnet.per_example._layers import after, layer_norms, mean_gradient, outer_of_squares, passes, total_norms
 
 __all__ = ["noise_and_signal", "noise_scale", "second_moment", "signal_to_noise", "variance"]
 
@@ -84,6 +84,7 @@ def signal_to_noise(
     Array([0.], dtype=float32)
     """
     found, shares, layout = passes(params, x, y, net, weights)
+    found, net = _scaled(found, net)
     mean = mean_gradient(found, shares, layout)
     return jax.tree.map(
         lambda g, var: jnp.where(g == 0, 0, g**2 / var),
@@ -114,17 +115,7 @@ def noise_and_signal(
     >>> bool(noise > 0)
     True
     """
-    found, shares, layout = passes(params, x, y, net, weights)
-    if len(shares) < 2:
-        raise ValueError(f"x has {len(shares)} example, expected at least 2: the noise is their spread")
-    mean = mean_gradient(found, shares, layout)
-    unpenalised = Network(net.hidden, net.output, net.loss)
-    squares = add_up(squared_norms(params, found, unpenalised, layout))
-    shares = shares.astype(squares.dtype)
-    spread = jnp.sum(shares**2)
-    noise = (jnp.sum(shares * squares) - total_square(mean)) / jnp.where(spread < 1, 1 - spread, jnp.nan)
-    signal = total_square(add_penalty(net, mean, params)) - spread * noise
-    return noise, signal
+    return _noise_and_signal(params, *_passes_of_some(params, x, y, net, weights), net)
 
 
 def noise_scale(
@@ -143,8 +134,41 @@ def noise_scale(
     >>> bool(jaxnet.per_example.noise_scale(params, x, y) > 0)
     True
     """
-    noise, signal = noise_and_signal(params, x, y, net, weights)
+    found, shares, layout = _passes_of_some(params, x, y, net, weights)
+    found, net = _scaled(found, net)
+    noise, signal = _noise_and_signal(params, found, shares, layout, net)
     return noise / signal
+
+
+def _passes_of_some(params: Params, x: Any, y: Any, net: Network, weights: Any) -> tuple[Signals, Array, Layout]:
+    found, shares, layout = passes(params, x, y, net, weights)
+    if len(shares) < 2:
+        raise ValueError(f"x has {len(shares)} example, expected at least 2: the noise is their spread")
+    return found, shares, layout
+
+
+def _noise_and_signal(
+    params: Params, found: Signals, shares: Array, layout: Layout, net: Network
+) -> tuple[Array, Array]:
+    mean = mean_gradient(found, shares, layout)
+    unpenalised = Network(net.hidden, net.output, net.loss)
+    squares = total_norms(layer_norms(params, found, unpenalised, layout)) ** 2
+    shares = shares.astype(squares.dtype)
+    spread = jnp.sum(shares**2)
+    noise = (jnp.sum(shares * squares) - total_square(mean)) / jnp.where(spread < 1, 1 - spread, jnp.nan)
+    signal = total_square(add_penalty(net, mean, params)) - spread * noise
+    return noise, signal
+
+
+def _scaled(found: Signals, net: Network) -> tuple[Signals, Network]:
+    """Passes whose largest δ is 1, and the penalty that goes with them: so their squares are in range.
+
+    All gradients are the same number of times smaller than they were, which no ratio of them notices.
+    """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(delta)) for delta in found.deltas]))
+    scale = in_range(lax.stop_gradient(largest))
+    found = found._replace(deltas=tuple(delta / scale for delta in found.deltas))
+    return found, replace(net, l2=net.l2 / scale) if net.penalised else net
 
 
 def _mean_of_squares(found: Signals, shares: Array, layout: Layout, done: Array) -> list[Layer]:
