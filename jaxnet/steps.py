@@ -184,7 +184,7 @@ def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(
     """The share of examples that are classified right: a metric for `train`.
 
     With several outputs, the largest one against the largest target; with a single one, whether it lies on the same
-    side of 1/2 as the target. Arguments and errors as for `cost`.
+    side of 1/2 as the target. An output that is NaN is never right. Arguments and errors as for `cost`.
 
     >>> import jax, jaxnet
     >>> params = jaxnet.init(jax.random.key(0), (2, 1), scheme="zeros")
@@ -198,5 +198,6 @@ def accuracy(params: Params, x: ArrayLike, y: ArrayLike, net: Network = Network(
     else:
         if net.output == identity and net.loss.link is not None:
             outputs = net.loss.link(outputs)
-        right = (outputs > 0.5) == (y > 0.5)
+        right = ((outputs > 0.5) == (y > 0.5))[..., 0]
+    right &= ~jnp.isnan(outputs).any(axis=-1)
     return jnp.mean(right, dtype=wide(outputs.dtype)).astype(outputs.dtype)

@@ -440,3 +440,9 @@ def test_bytes_in_another_order():
     params, x, y = problem((3, 2))
     swapped = np.asarray(x).astype(np.asarray(x).dtype.newbyteorder())
     assert jaxnet.cost(params, swapped, y) == jaxnet.cost(params, x, y)
+
+
+def test_the_penalty_is_finite():
+    params, x, y = problem((3, 2))
+    with pytest.raises(ValueError, match=r"net\.l2 is inf, expected a finite number"):
+        jaxnet.backprop(params, x, y, Network(l2=jnp.asarray(jnp.inf)))

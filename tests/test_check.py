@@ -600,3 +600,8 @@ def test_real_powers_of_negative_numbers_leave_the_real_numbers(dtype):
     report = check_gradient(f, jax.grad(f), (jnp.array([-1.0, -2.0], dtype),))
     assert report
     assert report["complex step"].note.startswith("f leaves the real numbers")
+
+
+def test_a_function_that_is_not_finite_is_no_referee():
+    report = check_gradient(lambda w: jnp.nan * jnp.sum(w), lambda w: w * jnp.nan, (jnp.ones(3),))
+    assert report.diagnosis == "f itself is not finite around here, so there is nothing to hold a gradient against"

@@ -478,6 +478,9 @@ def test_rules_that_do_not_fit(cube, returned, message):
         (lambda: graph.rule("sin"), TypeError, "primitive is a str"),
         (lambda: graph.rule(P.sin_p)(None), TypeError, "the rule of sin is a NoneType"),
         (lambda: graph.grad(lambda x: (x,))(1.0), TypeError, "expected one real number"),
+        (lambda: graph.grad(lambda x: None)(1.0), TypeError, "f returns nothing, expected one real number"),
+        (lambda: graph.trace(lambda x: ())(1.0), TypeError, "f returns nothing, expected one real number"),
+        (lambda: graph.vjp(jnp.sin, 1.0)[1](1j), ValueError, "value_bar has a leaf 1j, expected an array of float32"),
         (lambda: graph.grad(jnp.sin, True)(1.0), TypeError, "argnums is True"),
         (lambda: graph.trace(jnp.sin)(1.0).paths("x", limit=0), ValueError, "limit is 0"),
         (lambda: jax.jit(lambda x: graph.trace(jnp.sin)(x).paths(0).sum)(1.0), ValueError, "while the program is comp"),
@@ -521,3 +524,22 @@ def test_a_value_that_is_returned_twice():
     graph = jaxnet.graph.trace(f, cotangent=(1.0, 2.0))(3.0)
     assert graph.paths("a").sum == graph.gradients[0] == 18
     assert jaxnet.graph.trace(lambda a: (a, a), cotangent=(1.0, 2.0))(2.0).paths(0).sum == 3
+
+
+def test_the_slope_of_a_modulus_at_its_kink_is_that_of_jax():
+    x = jnp.array([0.0, -0.0, -2.0, 3.0])
+    np.testing.assert_array_equal(graph.grad(lambda x: jnp.sum(jnp.abs(x)))(x), jax.grad(lambda x: jnp.abs(x).sum())(x))
+
+
+def test_positions_may_be_integers_of_numpy():
+    assert graph.grad(jnp.multiply, np.int64(1))(2.0, 3.0) == 2
+
+
+def test_parameters_may_lie_on_no_mesh_where_the_examples_do():
+    mesh = jax.make_mesh((1,), ("examples",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
+    params, x, y = problem((3, 4, 2))
+    with jax.set_mesh(mesh):
+        x, y = jax.device_put((x, y), rows)
+        for function in (graph.grad(jaxnet.cost), jax.jit(graph.grad(jaxnet.cost))):
+            assert_close(function(params, x, y), jax.grad(jaxnet.cost)(params, x, y))

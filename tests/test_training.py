@@ -324,6 +324,14 @@ def test_accuracy():
     assert float(jaxnet.accuracy(two, x, jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))) == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_an_output_that_is_nan_is_not_right(outputs):
+    params = jaxnet.init(KEY, (2, outputs))
+    x, y = jnp.array([[jnp.nan, 0.0], [0.0, 0.0]]), jnp.zeros((2, outputs))
+    y = y.at[1].set(jnp.round(jaxnet.forward(params, x)[1]))
+    assert jaxnet.accuracy(params, x, y) == 0.5
+
+
 # Compiled once
 
 

@@ -33,6 +33,8 @@ def diagnose(case: Case, witnesses: tuple[Witness, ...]) -> str:
     notes = {witness.name: witness.note for witness in witnesses}
     if not disagree:
         return ""
+    if not np.isfinite(case.survey.entries.value).any():
+        return "f itself is not finite around here, so there is nothing to hold a gradient against"
     if BITS in disagree:
         return f"not deterministic: {notes[BITS]}, so the other witnesses mean little until that is mended"
     if disagree & {AUTOMATIC, DOT, *_NUMERIC}:

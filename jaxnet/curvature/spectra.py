@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxnet._numeric import wide
 from jaxnet._sharding import varying_as
-from jaxnet._validate import check_key, checked_count, checked_scalar
+from jaxnet._validate import as_array, check_key, checked_count, checked_scalar
 from jaxnet.curvature.dense import Product, on_vectors
 from jaxnet.curvature.products import hessian_operator
 from jaxnet.network import Network, Params
@@ -95,7 +95,7 @@ class Spectrum(NamedTuple):
 
         Stochastic Lanczos quadrature smoothed by Gaussians of standard deviation ``width`` (Lin, Saad & Yang 2016).
         """
-        points = jnp.asarray(points, self.eigenvalues.dtype)
+        points = as_array("points", points).astype(self.eigenvalues.dtype)
         width = checked_scalar("width", width, self.eigenvalues.dtype, above=0)
         away = (jnp.expand_dims(points, (-1, -2)) - jnp.expand_dims(self.eigenvalues, range(points.ndim))) / width
         bells = jnp.exp(-(away**2) / 2) / (width * (2 * jnp.pi) ** 0.5)

@@ -77,8 +77,9 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     54.0
     """
     check_callable(f)
-    positions = (argnums,) if isinstance(argnums, int) else argnums
-    if not isinstance(positions, (tuple, list)) or not all(type(position) is int for position in positions):
+    alone = hasattr(argnums, "__index__")
+    positions: Any = (argnums,) if alone else argnums
+    if not isinstance(positions, (tuple, list)) or not all(_is_position(position) for position in positions):
         raise TypeError(f"argnums is {argnums!r}, expected the position of an argument, or a tuple of positions")
 
     def gradient(*args: Any, **options: Any) -> Any:
@@ -92,9 +93,13 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
         recording = record(partial(f, **options), args, active)
         bars = jax.tree.unflatten(recording.arguments, recording.tape.back([seed(recording)]))
         found = tuple(bars[active.index(position)] for position in wanted)
-        return found[0] if isinstance(argnums, int) else found
+        return found[0] if alone else found
 
     return gradient
+
+
+def _is_position(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def _check_real(arg: Any, position: int) -> None:

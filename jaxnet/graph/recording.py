@@ -80,7 +80,8 @@ def checked_cotangent(name: str, bar: Any, value: Any) -> list[Any]:
         if not is_differentiable(z):
             checked.append(None)
             continue
-        array = jnp.asarray(own, z.dtype) if isinstance(own, (int, float, complex)) else own
+        number = isinstance(own, (int, float)) or (isinstance(own, complex) and jnp.iscomplexobj(z))
+        array = jnp.asarray(own, z.dtype) if number else own
         if getattr(array, "shape", None) != z.shape or getattr(array, "dtype", None) != z.dtype:
             raise ValueError(
                 f"{name} has a leaf {array!r}, expected an array of {z.dtype} with shape {z.shape}, like the value"
@@ -91,9 +92,10 @@ def checked_cotangent(name: str, bar: Any, value: Any) -> list[Any]:
 
 def seed(recording: Recording) -> Any:
     """The cotangent 1 of a scalar result."""
-    outputs = recording.tape.outputs
-    alone = jax.tree_util.treedef_is_leaf(recording.result)
+    outputs, result = recording.tape.outputs, recording.result
+    alone = result == jax.tree.structure(0.0)
     if not alone or outputs[0].shape != () or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
         shapes = ", ".join(f"{z.dtype}{list(z.shape)}" for z in outputs) or "nothing"
-        raise TypeError(f"f returns {shapes}, expected one real number; sum it, or use vjp with a cotangent")
+        came = shapes if alone or not outputs else f"{result}, of {shapes}"
+        raise TypeError(f"f returns {came}, expected one real number; sum it, or use vjp with a cotangent")
     return jnp.ones((), outputs[0].dtype)

@@ -89,7 +89,7 @@ def _solve(factors: Factors, gradient: Array, strength: Array) -> Array:
     a, g = a.astype(wider.dtype), g.astype(wider.dtype)
     ratio = (jnp.trace(a) / len(a)) / (jnp.trace(g) / len(g))
     pi = jnp.sqrt(jnp.where((ratio > 0) & jnp.isfinite(ratio), ratio, 1))
-    root = jnp.sqrt(strength)
+    root = jnp.sqrt(strength.astype(wider.dtype))
     left = cho_factor(g + root / pi * jnp.eye(len(g), dtype=g.dtype))
     right = cho_factor(a + pi * root * jnp.eye(len(a), dtype=a.dtype))
     return cho_solve(left, cho_solve(right, wider.T).T).astype(gradient.dtype)

@@ -198,7 +198,8 @@ def _add_noise(key: Array, array: Array, scale: Array) -> Array:
     def block(i: ArrayLike, array: Array, rows: int = size) -> Array:
         old = lax.dynamic_slice_in_dim(array, i * size, rows)
         z = jax.random.normal(jax.random.fold_in(key, i), old.shape, scale.dtype)
-        return lax.dynamic_update_slice_in_dim(array, (old + scale * z).astype(array.dtype), i * size, axis=0)
+        noisy = (old.astype(scale.dtype) + scale * z).astype(array.dtype)
+        return lax.dynamic_update_slice_in_dim(array, noisy, i * size, axis=0)
 
     blocks, rest = divmod(n, size)
     array = lax.fori_loop(0, blocks, block, array)

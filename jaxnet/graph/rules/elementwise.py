@@ -1,6 +1,6 @@
 """Rules of functions that treat every entry alike: x̄ = z̄ ∂z/∂x.
 
-Where a function has a kink or a pole, the branch is JAX's: |x|′ = 0 at 0, max(x, x) shares equally, and so on.
+Where a function has a kink or a pole, the branch is JAX's: |x|′ = 1 at 0, max(x, x) shares equally, and so on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def step(z_bar: Any, z: Any, x: Any, **_: Any) -> Any:
 def absolute(z_bar: Any, z: Any, x: Any) -> Any:
     if jnp.iscomplexobj(x):  # z̄ conj(x) / |x|, in JAX's convention for complex cotangents
         return ((z_bar / jnp.where(z == 0, 1, z)).astype(x.dtype) * jnp.conj(x),)
-    return (z_bar * lax.sign(x),)
+    return (jnp.where(x >= 0, z_bar, -z_bar),)
 
 
 @rule(P.integer_pow_p)

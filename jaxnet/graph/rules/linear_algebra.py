@@ -41,7 +41,7 @@ def dot_general(
             ((tuple(z_axes), tuple(free)), (tuple(batch), tuple(other_batch))),
             precision=precision,
             preferred_element_type=preferred_element_type,
-            out_sharding=explicit(value, [spec[axis] for axis in came]),
+            out_sharding=explicit(z, [spec[axis] for axis in came]),  # the other factor may lie on no mesh
         )
         return lax.transpose(product, np.argsort(came)).astype(value.dtype)
 
