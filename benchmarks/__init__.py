@@ -6,6 +6,7 @@ MODULES = (
     "mnist_epoch",
     "ensembles",
     "quantities",
+    "curvature",
     "graph",
     "scaling",
     "import_time",

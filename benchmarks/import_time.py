@@ -251,7 +251,7 @@ def measure(settings: Settings, _: Mapping[str, float]) -> report.Report:
             table_of_stages(found),
         ],
         bars=bars(added, found),
-        notes=[f"Without a cache, init takes {share:.0%} of the first calls: its operations compile one by one."],
+        notes=[f"Without a cache, init takes {share:.0%} of the first calls: it compiles a program of its own."],
         figures={"stages": figure_of(found)},
         numbers={
             "import": imported,

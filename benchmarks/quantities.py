@@ -1,4 +1,4 @@
-"""What comes of the two passes besides the gradient: time and memory against one gradient, and against automatic forms.
+"""What is said of each example's gradient: time and memory against one gradient, and against automatic forms.
 
 Each quantity is set beside one plain gradient (`jaxnet.backprop`) and beside the usual automatic form, a compiled
 `vmap` of `grad`. Memory is what the compiled code asks for besides its arguments: for its results, and temporarily.
@@ -19,7 +19,8 @@ import optax
 from jax import Array
 
 import jaxnet
-from benchmarks import curvature, report
+from benchmarks import report
+from benchmarks.curvature import SIZES
 from benchmarks.harness import interleave, memory, must_agree, ratio, turns
 from benchmarks.report import Bar, Report, Table, forest, named
 from jaxnet import Network, per_example
@@ -237,11 +238,9 @@ def _state(params: Any, optimizer: optax.GradientTransformation) -> jaxnet.State
 
 def measure(settings: Settings, _: dict[str, float]) -> Report:
     """Everything but, with ``--quick``, on the smallest network only."""
-    shapes = curvature.SIZES[:1] if settings.quick else curvature.SIZES
-    rows = compare(PER_EXAMPLE, shapes, settings.rounds)
-    tables, bars, found = curvature.compare(settings.rounds, shapes)
-    tables, bars = [table_of(rows), *tables], [*bars_of(rows), *bars]
-    numbers: dict[str, Any] = {"per_example": rows, "curvature": found}
+    rows = compare(PER_EXAMPLE, SIZES[:1] if settings.quick else SIZES, settings.rounds)
+    tables, bars = [table_of(rows)], bars_of(rows)
+    numbers: dict[str, Any] = {"per_example": rows}
     if not settings.quick:
         steps = numbers["large"] = large(min(settings.rounds, 5))
         tables.append(table_of_large(steps))

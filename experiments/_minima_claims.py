@@ -90,7 +90,8 @@ def _levels(found: Found) -> tuple[Claim, ...]:
     on = share(int(np.sum(on_level(costs) > 0)), len(costs))
     return (
         Claim(
-            "Networks for XOR that come to rest short of the global minimum do so at costs of 1/8, 1/6 or 1/4.",
+            "From initial weights of this scale, networks for XOR that come to rest short of the global minimum do so "
+            "at costs of 1/8, 1/6 or 1/4.",
             above(0.99, on["low"], on["high"]),
             f"Within 0.005 of these: {_percent(on)}.",
         ),

@@ -17,6 +17,7 @@ from jax import Array, lax
 
 import jaxnet
 from experiments.common import RESULTS, initial, quickly_compiled, two_at_a_time
+from jaxnet._numeric import length
 from jaxnet.data import Data
 from jaxnet.losses import cross_entropy, squared_error
 
@@ -84,7 +85,7 @@ class Grid(NamedTuple):
 def start_of(params: Any, data: Data, net: jaxnet.Network) -> Start:
     """The gradient norms of a network, layer by layer, and the share of its hidden units that are saturated."""
     found = jaxnet.signals(params, *data, net)
-    norms = jnp.stack([jnp.linalg.norm(jnp.mean(delta, axis=0)) for delta in found.deltas])
+    norms = jnp.stack([length(jnp.mean(delta, axis=0)) for delta in found.deltas])  # of vanishing ones, too
     hidden = jnp.concatenate(found.activations[1:-1], axis=-1)
     return Start(norms, jnp.mean(jnp.abs(hidden - 0.5) > 0.5 - SATURATED))
 

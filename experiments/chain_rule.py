@@ -199,7 +199,7 @@ def described(traced: graph.Graph, paths: graph.Paths, report: check.Report) -> 
         },
         "paths": [str(path) for path in paths],
         "sum": paths.sum,
-        "witnesses": {witness.name: witness.holds is not False for witness in report.witnesses},
+        "witnesses": {witness.name: witness.holds for witness in report.witnesses if witness.holds is not None},
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +51,17 @@ def check_at_least(settings: Any, **least: int) -> None:
     for name, bound in least.items():
         if getattr(settings, name) < bound:
             raise ValueError(f"{name} is {getattr(settings, name)}, expected at least {bound}")
+
+
+def check_settings(settings: Any) -> None:
+    """Raise ValueError for a setting that is not finite, or an empty list of them, which no experiment can run with."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"{field.name} is empty, expected at least one value")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{field.name} is {one}, expected a finite number")
 
 
 def quickly_compiled(function: Callable[..., Any], *, level: int = 0, **options: Any) -> Callable[..., Any]:
@@ -141,7 +154,11 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     except Missing as missing:
         console.print(f"[bold]{name} is skipped:[/] {escape(str(missing))}", soft_wrap=True)
         return SKIPPED
-    except (ValueError, TypeError, OverflowError, OSError) as error:
+    except ArithmeticError as error:
+        text = f"with these settings a number leaves the range of floats ({error.args[-1]})"
+        console.print(f"[bold red]{name} cannot run so:[/] {escape(text)}", soft_wrap=True)
+        return 2
+    except (ValueError, TypeError, OSError) as error:
         console.print(f"[bold red]{name} cannot run so:[/] {escape(str(error))}", soft_wrap=True)
         return 2
     table = Table("number", "value", show_edge=False, header_style="bold")
@@ -157,6 +174,7 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
 
 def timed(run: Callable[..., Result], settings: Any, *, progress: bool) -> Result:
     """The result of an experiment, with the seconds that it took among its numbers."""
+    check_settings(settings)
     began = time.perf_counter()
     result = run(settings, progress=progress)
     result.numbers["seconds"] = time.perf_counter() - began

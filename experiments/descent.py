@@ -105,6 +105,10 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
             f"{name}: epochs to the target": estimate(epochs_to(settings.target, one.costs))
             for name, one in chosen.items()
         },
+        **{
+            f"{name}: starts that never get there": text
+            for name, text in missed(epochs_of(chosen, settings), chosen).items()
+        },
         **{f"{name}: seconds per epoch": estimate(found) for name, found in seconds.items()},
         **{f"{name}: best learning rate for the last cost": one.rate for name, one in best.items()},
         **{f"{name}: cost after {settings.epochs} epochs": estimate(one.costs[:, -1]) for name, one in best.items()},
@@ -127,6 +131,16 @@ def epochs_of(chosen: Mapping[str, Tuned], settings: Settings) -> dict[str, np.n
     return {name: epochs_to(settings.target, one.costs) for name, one in chosen.items()}
 
 
+def missed(epochs: Mapping[str, np.ndarray], chosen: Mapping[str, Tuned]) -> dict[str, str]:
+    """How many starts of each way never are at the target, and what they count as, where there are any."""
+    most = {name: one.costs.shape[1] for name, one in chosen.items()}
+    return {
+        name: f"{int((found > most[name]).sum())} of {len(found)} never, counted as {most[name] + 1}"
+        for name, found in epochs.items()
+        if (found > most[name]).any()
+    }
+
+
 def three_ways(chosen: Mapping[str, Tuned], seconds: Mapping[str, np.ndarray], settings: Settings) -> tuple[Claim, ...]:
     """What an epoch, and a second, buys by steps on all examples, on a few, and on one."""
     epochs = epochs_of(chosen, settings)
@@ -134,24 +148,20 @@ def three_ways(chosen: Mapping[str, Tuned], seconds: Mapping[str, np.ndarray], s
     some_arrived = any((epochs[name] <= chosen[name].costs.shape[1]).any() for name in METHODS)
     times = {name: epochs[name] * np.median(seconds[name]) for name in METHODS}
     faster = mean_of(np.log10(np.minimum(times[BATCH], times[STOCHASTIC]) / times[MINI_BATCH]))
-    missed = {
-        name: f", {int((found > one).sum())} of {len(found)} never"
-        for name, found in epochs.items()
-        if (found > (one := chosen[name].costs.shape[1])).any()
-    }
+    never = {name: f", {text}" for name, text in missed(epochs, chosen).items()}
     return (
         Claim(
             "Steps on few examples need far fewer passes over the data than steps on all of them.",
             above(0.0, min(one.low for one in fewer), min(one.high for one in fewer)) if some_arrived else Verdict.OPEN,
             f"Epochs until the cost is {settings.target:g}: "
-            + ", ".join(f"{name} {found.mean():.3g}{missed.get(name, '')}" for name, found in epochs.items())
+            + ", ".join(f"{name} {found.mean():.3g}{never.get(name, '')}" for name, found in epochs.items())
             + f"; fewer by a factor of 10 to the {fewer[0]:.2f} (mini-batch) and {fewer[1]:.2f} (stochastic).",
         ),
         Claim(
             "In time, mini-batches are first: they need few passes, and use the processor better than single examples.",
             above(0.0, faster.low, faster.high) if some_arrived else Verdict.OPEN,
             "Seconds until then, one network on this computer: "
-            + ", ".join(f"{name} {found.mean():.2g}" for name, found in times.items())
+            + ", ".join(f"{name} {found.mean():.2g}{never.get(name, '')}" for name, found in times.items())
             + f"; the better of the other two takes longer by a factor of 10 to the {faster:.2f}.",
         ),
     )

@@ -6,6 +6,7 @@ of its SVG and its PNG.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from base64 import b64encode
@@ -71,7 +72,7 @@ def agreement(documents: list[dict[str, Any]]) -> str:
     if not done:
         return ""
     found = [document["numbers"]["gradient_agreement"] for document in done]
-    worst = max(dtypes["float64"]["relative_error"] for dtypes in found)
+    worst = max(number(dtypes["float64"]["relative_error"]) for dtypes in found)
     agreeing = sum(all(one["holds"] for one in dtypes.values()) for dtypes in found)
     seconds = sum(document["numbers"]["seconds"] for document in done)
     first, last = min(document["date"] for document in done), max(document["date"] for document in done)
@@ -137,7 +138,8 @@ def claims(document: dict[str, Any]) -> str:
     found = document["numbers"]["gradient_agreement"]
     kind = Verdict.HOLDS if all(one["holds"] for one in found.values()) else Verdict.FAILS
     errors = ", ".join(
-        f"{one['relative_error']:.1e} in {dtype} (at most {one['tolerance']:.0e})" for dtype, one in found.items()
+        f"{number(one['relative_error']):.1e} in {dtype} (at most {one['tolerance']:.0e})"
+        for dtype, one in found.items()
     )
     items.append(
         f"<li><span>{badge(kind, 'agrees' if kind == Verdict.HOLDS else 'differs')}</span>"
@@ -145,6 +147,11 @@ def claims(document: dict[str, Any]) -> str:
         f'<p class="evidence">Relative error {errors}</p></div></li>\n'
     )
     return f'<ul class="found">\n{"".join(items)}</ul>'
+
+
+def number(value: float | None) -> float:
+    """A number of a file, which holds null for those that are not finite; such an error is beyond all others."""
+    return math.inf if value is None else value
 
 
 def figures(document: dict[str, Any], folder: Path) -> str:

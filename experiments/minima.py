@@ -42,6 +42,10 @@ from jaxnet.ensemble import EnsembleResult
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """Train all networks, count where they end, and look at the cost surface there."""
     check_at_least(settings, members=1, parity_members=1, epochs=1, longer=1, looked_at=1, searches=1, pairs=1)
+    if sorted(set(settings.hidden)) != list(settings.hidden):
+        raise ValueError(f"hidden is {settings.hidden}, expected rising numbers of hidden units")
+    if not settings.learning_rate > 0 or not settings.scale > 0:
+        raise ValueError(f"learning_rate is {settings.learning_rate}, and scale {settings.scale}; expected numbers > 0")
     key, data, narrow = jax.random.key(settings.seed), jaxnet.data.xor(), settings.hidden[0]
 
     def widest(inputs: int, hidden: tuple[int, ...], members: int) -> Any:

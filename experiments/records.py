@@ -91,10 +91,14 @@ def load(folder: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
 def documents(paths: Iterable[Path], key: str) -> list[dict[str, Any]]:
     """What those files hold that exist; without ``key`` they are of earlier versions, and left out."""
     found = []
-    for path in filter(Path.exists, paths):
+    for path in filter(Path.is_file, paths):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            document = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
+            document = None
+        if isinstance(document, dict):
+            found.append(document)
+        else:
             warnings.warn(f"{path} is damaged, and left out of the page; run it again", stacklevel=2)
     return [document for document in found if key in document]
 

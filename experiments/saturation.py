@@ -171,7 +171,7 @@ def vanishing(grid: Grid, settings: Settings) -> tuple[Claim, ...]:
     accuracy = grid.accuracy[:, -1][..., ends].max(axis=(0, 1))
     return (
         Claim(
-            "From usual initial weights, the gradient is smaller in each layer than in the next: it vanishes.",
+            "From usual initial weights, the gradient shrinks from layer to layer on its way back: it vanishes.",
             above(-1.0, -high, -low),
             f"{settings.depth} hidden layers, scale 1: from a layer to the one below, the norm is multiplied by "
             + " and ".join(

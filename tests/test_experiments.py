@@ -27,6 +27,7 @@ from experiments import (
     chain_rule,
     descent,
     digits,
+    minima,
     records,
     saturation,
     shared_hidden,
@@ -298,11 +299,24 @@ def test_a_disagreement_is_shown_and_returned(tmp_path, capsys):
         (shared_hidden, {"committee": 1}, "committee is 1, expected 2 members or more"),
         (symmetry, {"digits_epochs": 0}, "digits_epochs is 0, expected at least 1"),
         (beyond_gradient, {"batch_size": 5000}, "batch_size is 5000, expected at most the 1438 training examples"),
+        (xor, {"learning_rate": float("nan")}, "learning_rate is nan, expected a finite number"),
+        (saturation, {"learning_rates": (1.0, float("inf"))}, "learning_rates is inf, expected a finite number"),
+        (symmetry, {"perturbations": ()}, "perturbations is empty, expected at least one value"),
+        (minima, {"hidden": (4, 2)}, "hidden is (4, 2), expected rising numbers of hidden units"),
+        (minima, {"learning_rate": 0.0}, "learning_rate is 0.0, and scale 1.0; expected numbers > 0"),
     ],
 )
 def test_bad_settings_are_one_line_and_status_2(experiment, change, message, tmp_path, capsys):
     assert present("it", experiment.run, experiment.Settings(output=tmp_path, **change)) == 2
     assert message in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_numbers_out_of_range_are_one_line_and_status_2(tmp_path, capsys):
+    def run(settings, *, progress):
+        return Result({"square": 10.0**settings.epochs**settings.hidden}, {})
+
+    assert present("it", run, xor.Settings(epochs=10, hidden=3, output=tmp_path)) == 2
+    assert "with these settings a number leaves the range of floats" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, capsys):

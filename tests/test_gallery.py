@@ -127,6 +127,19 @@ def test_what_is_damaged_or_missing_is_left_out(folder, tmp_path):
     (again / "xor.json").write_text((again / "xor.json").read_text()[:100])
     with pytest.warns(UserWarning, match=r"xor\.json is damaged, and left out of the page; run it again"):
         Reader(gallery.page(again))
+    (again / "xor.json").write_text("5")
+    with pytest.warns(UserWarning, match=r"xor\.json is damaged, and left out of the page; run it again"):
+        Reader(gallery.page(again))
+
+
+def test_an_error_that_is_not_finite_differs(folder, tmp_path):
+    again = shutil.copytree(folder, tmp_path / "again")
+    document = json.loads((again / "xor.json").read_text())
+    document["numbers"]["gradient_agreement"]["float64"] |= {"relative_error": None, "holds": False}
+    (again / "xor.json").write_text(json.dumps(document))
+    page = gallery.page(again)
+    assert "Relative error inf in float64" in page
+    assert "a relative error of inf at the most" in page
 
 
 def test_nothing_to_show(tmp_path):
