@@ -117,6 +117,7 @@ GRID = [
     Case((10, 10, 10, 10), 1024, 10, 50, 0.95, classes=True),
     Case((30, 30, 10), 512, 10, 50, 0.95, classes=True),
     Case((64, 32, 10), 512, 32, 50, 0.95, classes=True),
+    Case((64, 10), 64, 10, 2000, 0.95, 1000, classes=True),
     Case((64, 16, 10), 512, 1, 256, 0.95, 256, own_order=True, classes=True),
 ]
 
