@@ -24,7 +24,7 @@ from rich.table import Table as RichTable
 from benchmarks import page
 from benchmarks.harness import Ratio, machine, peaks
 from experiments._drawing import STYLES, finish, new_figure
-from experiments.records import command, described, plain
+from experiments.records import command, described, make_folder, plain
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -99,7 +99,7 @@ def present(module: ModuleType, settings: Settings) -> None:
     """Run a benchmark, write its numbers and figures, renew the page, and print its tables."""
     name = module.__name__.rpartition(".")[2] if module.__name__ != "__main__" else Path(str(module.__file__)).stem
     folder = settings.output / page.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     limits = peaks(1024, 3) if settings.quick else peaks()
     began = time.perf_counter()
     report = module.measure(settings, limits)

@@ -5,7 +5,7 @@ documented; plain SGD on one hidden layer of sigmoid units with the squared erro
 to all. All start from the same parameters; after an epoch in the same order their parameters are compared with ours.
 scikit-learn has log-loss of a softmax only, and is compared with jaxnet trained on that.
 
-`train` is called for every epoch anew, as by who wants one epoch, so that what a call costs (0.3 to 0.7 ms: its checks,
+`train` is called for every epoch anew, as by who wants one epoch, so that what a call costs (0.2 to 0.7 ms: its checks,
 a copy of the parameters, the history) counts each time; "ten epochs a call" is a tenth of a call for ten. The data is
 on the device before. Where others are slow, all take only the first examples. PyTorch is run on one thread, on all, or
 on a GPU that JAX uses too, whichever is fastest in a short trial; so is the JAX step, which is handed batches, or

@@ -205,7 +205,12 @@ def broken_at(differences: np.ndarray) -> int | None:
 
 def run(settings: Settings, *, progress: bool = False) -> Result:
     """XOR with units equal, in pairs and random, and how the symmetry breaks on digits."""
-    check_at_least(settings, members=1, epochs=1, digits_epochs=1)
+    check_at_least(settings, members=1, epochs=1, digits_epochs=1, examples=1)
+    there_are = len(jaxnet.data.digits().x)
+    if settings.examples > there_are:
+        raise ValueError(f"examples is {settings.examples}, expected at most the {there_are} digits that there are")
+    if min(settings.perturbations) <= 0:
+        raise ValueError(f"perturbations is {settings.perturbations}, expected numbers > 0")
     key = jax.random.key(settings.seed)
     with jax.enable_x64(True):
         networks = {dtype: partial(xor_networks, settings, key, dtype) for dtype in ("float32", "float64")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -142,18 +142,23 @@ def make_step(
 
 def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
     """What an update takes beside gradient, state and parameters: most take all, and heed what they need."""
-    parameters = inspect.signature(update).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    parameters = _parameters(update)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return extra
     return {name: value for name, value in extra.items() if name in parameters}
 
 
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of a function by name; None of some builtins, which have no signature."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None
+
+
 def takes_key(gradient: Gradient) -> bool:
     """Whether a gradient function has a parameter ``key``, so that it draws random numbers."""
-    try:
-        return "key" in inspect.signature(gradient).parameters
-    except (TypeError, ValueError):  # some builtins have no signature
-        return False
+    return "key" in (_parameters(gradient) or ())
 
 
 def _checked_gradient(found: Any, params: Any) -> tuple[Array, Any]:
