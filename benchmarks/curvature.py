@@ -92,8 +92,10 @@ def data(sizes: tuple[int, ...], n: int) -> tuple[Any, Any, Array, Array]:
     return jaxnet.init(keys[0], sizes), jaxnet.init(keys[1], sizes), jax.random.uniform(keys[2], (n, sizes[0])), y
 
 
-def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str, Any]]:
-    """Tables, aims and figures: products over the gradient, Jacobians over the kernel."""
+def measure(settings: Settings, peaks: dict[str, float]) -> Report:
+    """Products over the gradient, Jacobians over the kernel; with ``--quick`` of the smallest network only."""
+    del peaks  # no share of them is shown
+    rounds, shapes = settings.rounds, SIZES[:1] if settings.quick else SIZES
     tables, bars, found = [], [], {"products": [], "kernel": []}
     for sizes, n in shapes:
         arguments = data(sizes, n)
@@ -121,7 +123,7 @@ def compare(rounds: int, shapes: Any) -> tuple[list[Table], list[Bar], dict[str,
         bars.append(Bar(text, str(einsum), einsum.value >= aim))
         tables.append(table)
         found["kernel"].append({"sizes": sizes, "n": KERNEL_EXAMPLES, "rows": rows})
-    return tables, bars, found
+    return Report(tables, bars, numbers=found)
 
 
 def _table(
@@ -136,12 +138,6 @@ def _table(
         for name, row in rows.items()
     ]
     return Table(title, ("", "µs", f"times {unit}", "temporary MB"), shown), rows
-
-
-def measure(settings: Settings, _: dict[str, float]) -> Report:
-    """Products and kernel on every network."""
-    tables, bars, found = compare(settings.rounds, SIZES[:1] if settings.quick else SIZES)
-    return Report(tables, bars, numbers=found)
 
 
 if __name__ == "__main__":

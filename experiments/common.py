@@ -154,12 +154,11 @@ def present(name: str, run: Callable[..., Result], settings: Any) -> int:
     except Missing as missing:
         console.print(f"[bold]{name} is skipped:[/] {escape(str(missing))}", soft_wrap=True)
         return SKIPPED
-    except ArithmeticError as error:
-        text = f"with these settings a number leaves the range of floats ({error.args[-1]})"
-        console.print(f"[bold red]{name} cannot run so:[/] {escape(text)}", soft_wrap=True)
-        return 2
-    except (ValueError, TypeError, OSError) as error:
-        console.print(f"[bold red]{name} cannot run so:[/] {escape(str(error))}", soft_wrap=True)
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        reason = str(error)
+        if isinstance(error, ArithmeticError):  # Python's messages name no setting
+            reason = f"with these settings a number leaves the range of floats ({error.args[-1] if error.args else ''})"
+        console.print(f"[bold red]{name} cannot run so:[/] {escape(reason)}", soft_wrap=True)
         return 2
     table = Table("number", "value", show_edge=False, header_style="bold")
     for key, text in records.rows(result.numbers):

@@ -99,16 +99,11 @@ def run(settings: Settings, *, progress: bool = False) -> Result:
         rates_by_batch(methods, settings),
         *optimizers(by_optimizer, best, settings),
     )
+    arrivals = epochs_of(chosen, settings)
     numbers: dict[str, Any] = {
         **{f"{name}: learning rate": one.rate for name, one in chosen.items()},
-        **{
-            f"{name}: epochs to the target": estimate(epochs_to(settings.target, one.costs))
-            for name, one in chosen.items()
-        },
-        **{
-            f"{name}: starts that never get there": text
-            for name, text in missed(epochs_of(chosen, settings), chosen).items()
-        },
+        **{f"{name}: epochs to the target": estimate(epochs) for name, epochs in arrivals.items()},
+        **{f"{name}: starts that never get there": text for name, text in missed(arrivals, chosen).items()},
         **{f"{name}: seconds per epoch": estimate(found) for name, found in seconds.items()},
         **{f"{name}: best learning rate for the last cost": one.rate for name, one in best.items()},
         **{f"{name}: cost after {settings.epochs} epochs": estimate(one.costs[:, -1]) for name, one in best.items()},

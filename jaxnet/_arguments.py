@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from jax.core import Tracer
 
 from jaxnet._loop import Batch, fetched
 from jaxnet._validate import check_batch, check_gradient, check_optimizer, check_parts, checked_count, describe
-from jaxnet.network import Network, Params
+from jaxnet.network import Params
 from jaxnet.steps import Metric
 
 
@@ -58,12 +57,10 @@ def not_finite_example(data: Batch) -> str | None:
     return None
 
 
-def check_values(params: Params, net: Network) -> None:
-    """Raise unless parameters are finite and the penalty is a number >= 0."""
+def check_values(params: Params) -> None:
+    """Raise unless parameters are finite."""
     if not np.all([np.isfinite(leaf).all() for leaf in jax.tree.leaves(fetched(params))]):
         raise ValueError("params hold values that are not finite; start from finite ones, such as jaxnet.init's")
-    if not 0 <= float(np.asarray(net.l2)) < math.inf:
-        raise ValueError(f"net.l2 is {net.l2}, expected a number >= 0")
 
 
 def checked_metrics(metrics: Any) -> tuple[tuple[str, Metric], ...]:

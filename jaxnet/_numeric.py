@@ -30,10 +30,19 @@ def square(v: Array, axis: int = -1) -> Array:
 def length(v: Array, axis: int = -1) -> Array:
     """‖v‖ over an axis, at least in float32, also where the squares are out of range; its derivative is 0 at v = 0."""
     v = v.astype(wide(v.dtype))
-    scale = in_range(lax.stop_gradient(jnp.max(jnp.abs(v), axis=axis, keepdims=True)))
-    squares = square(v / scale, axis)
-    some = squares != 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)) * jnp.squeeze(scale, axis), 0)
+    scale = scale_of(jnp.max(jnp.abs(v), axis=axis, keepdims=True))
+    return scaled_root(square(v / scale, axis), jnp.squeeze(scale, axis))
+
+
+def scaled_root(squares: Array, scale: Array) -> Array:
+    """The root of a sum of squares that were divided by scale²; 0 where it is 0, or rounding made it less."""
+    some = ~(squares <= 0)
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)) * scale, 0)
+
+
+def scale_of(size: Array) -> Array:
+    """A constant near a size, by which to divide what is squared, so that no square leaves the dtype's range."""
+    return in_range(lax.stop_gradient(size))
 
 
 def in_range(size: Array) -> Array:

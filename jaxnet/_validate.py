@@ -60,7 +60,14 @@ def checked_count(name: str, value: Any, least: int) -> int:
 
 
 def checked_scalar(
-    name: str, value: Any, dtype: DTypeLike, *, above: float | None = None, least: float | None = None, hint: str = ""
+    name: str,
+    value: Any,
+    dtype: DTypeLike,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    finite: bool = False,
+    hint: str = "",
 ) -> Array:
     """A real number, traced or not, as a scalar array of ``dtype``; where it is not traced, within its limits."""
     array = as_array(name, value)
@@ -71,6 +78,8 @@ def checked_scalar(
             raise ValueError(f"{name} is {value}, expected a number > {above:g}{hint}")
         if least is not None and not np.asarray(value) >= least:
             raise ValueError(f"{name} is {value}, expected a number >= {least:g}{hint}")
+        if finite and not np.isfinite(np.asarray(value)):
+            raise ValueError(f"{name} is {value}, expected a finite number{hint}")
     return array.astype(dtype)
 
 

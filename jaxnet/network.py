@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jax.nn import initializers
 from jax.typing import ArrayLike, DTypeLike
 
@@ -96,9 +94,7 @@ def check_network(net: Any) -> None:
     if not isinstance(net, Network):
         raise TypeError(f"net is {describe(net)}, expected a jaxnet.Network")
     if type(net.l2) not in (int, float):  # those are checked when a network is made
-        checked_scalar("net.l2", net.l2, jnp.float32, least=0)
-        if not isinstance(net.l2, Tracer) and not np.isfinite(np.asarray(net.l2)):
-            raise ValueError(f"net.l2 is {net.l2}, expected a finite number")
+        checked_scalar("net.l2", net.l2, jnp.float32, least=0, finite=True)
 
 
 def _symmetric_uniform(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:

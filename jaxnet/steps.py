@@ -108,7 +108,7 @@ def make_step(
     check_network(net)
     check_gradient(gradient)
     optimizer = optax.with_extra_args_support(optimizer)
-    random = takes_key(gradient)
+    random, wanted = takes_key(gradient), _wanted(optimizer.update)
 
     def step(state: State, batch: tuple[Array, ...]) -> tuple[State, dict[str, Array]]:
         if not isinstance(state, State):
@@ -131,7 +131,8 @@ def make_step(
 
         extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "net": net}
         try:
-            updates, opt_state = optimizer.update(grads, opt_state, params, **_taken(optimizer.update, extra))
+            given = {name: extra[name] for name in extra if wanted is None or name in wanted}
+            updates, opt_state = optimizer.update(grads, opt_state, params, **given)
         except (AttributeError, TypeError, ValueError) as error:
             _check_opt_state(optimizer, params, opt_state, error)
             raise
@@ -140,12 +141,12 @@ def make_step(
     return step
 
 
-def _taken(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """What an update takes beside gradient, state and parameters: most take all, and heed what they need."""
+def _wanted(update: Callable[..., Any]) -> Mapping[str, Any] | None:
+    """The arguments that an update takes, by name; None of most, which take any, and heed what they need."""
     parameters = _parameters(update)
     if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return extra
-    return {name: value for name, value in extra.items() if name in parameters}
+        return None
+    return parameters
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

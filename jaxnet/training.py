@@ -154,7 +154,7 @@ def train(
     if validation is not None:
         validation = checked_data("validation", params, validation)
         check_finite("validation", validation)
-    check_values(params, net)
+    check_values(params)
     epochs, batch_size, patience = checked_options(len(data[0]), epochs, batch_size, patience, validation)
     named_metrics = checked_metrics(metrics)
     check_functions(optimizer, gradient)

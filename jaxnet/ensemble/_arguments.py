@@ -80,8 +80,8 @@ def check_weights_of_subset(data: Batch, subset: Array | None) -> None:
     """Raise where all the rows that a member trains on have a weight of 0."""
     if subset is None or len(data) < 3:
         return
-    weights = np.asarray(data[2])
-    taken = weights[subset] if weights.ndim == 1 else np.take_along_axis(weights, np.asarray(subset), axis=1)
+    weights, rows = np.asarray(data[2]), np.asarray(subset)
+    taken = weights[rows] if weights.ndim == 1 else np.take_along_axis(weights, rows, axis=1)
     empty = np.flatnonzero(~taken.any(axis=1))
     if empty.size:
         raise ValueError(f"subset picks only rows of weight 0 for member {empty[0]}; expected some that count")

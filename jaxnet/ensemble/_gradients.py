@@ -22,7 +22,7 @@ from jax import Array
 from jaxnet._numeric import add_up, portions
 from jaxnet._one_function import apart
 from jaxnet._products import AS_COLUMNS, Layout, Products, in_columns
-from jaxnet.activations import softmax
+from jaxnet.activations import identity, softmax
 from jaxnet.backprop import backward_pass, contract, forward_pass, losses_of, output_delta
 from jaxnet.losses import softmax_cross_entropy
 from jaxnet.network import Layer, Network
@@ -115,7 +115,7 @@ def gradients(
     softmaxes = softmax in (net.output, net.loss.link)
     net = _functions(net, members_last)
     layers, x, y, weights = _laid_out(members_last, params, batch, own)
-    activations, logits = forward_pass(layers, x, net.hidden, net.output, layout)
+    activations, logits = forward_pass(layers, x, net.hidden, identity, layout)
     y = jnp.broadcast_to(y, logits.shape)
 
     def of_outputs(logits: Array, y: Array) -> tuple[Array, Array]:

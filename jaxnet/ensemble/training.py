@@ -191,7 +191,7 @@ def train(
     if validation is not None:
         validation = checked_data("validation", members, member, validation)
         check_finite("validation", validation)
-    check_values(params, replace(net, l2=0.0))
+    check_values(params)
     n = data[1].shape[-2] if subset is None else subset.shape[1]
     epochs, batch_size, patience = checked_options(n, epochs, batch_size, patience, validation)
     named_metrics = checked_metrics(metrics)
@@ -208,7 +208,7 @@ def train(
     drawn = batch_size < n
     own_batches = drawn and (own.key or own.subset is not None or any(own.data))
     work = Work(members, sizes, batch_size, drawn, own_batches)
-    record_every = min(checked_count("record_every", record_every, least=1), 2**30)  # what JAX counts with
+    record_every = min(checked_count("record_every", record_every, least=1), 2**30)  # within int32
     by_hand, may_be = gradient is backprop, may_be_one_function((params, given))
 
     def planned(as_sums: bool) -> Plan:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnet._numeric import add_up, in_range, length, square, total_length, wide
+from jaxnet._numeric import add_up, in_range, length, scale_of, scaled_root, square, total_length, wide
 from jaxnet._products import Layout, Products
 from jaxnet._validate import check_batch
 from jaxnet.backprop import Signals, both_passes, contract, shares_of
@@ -57,18 +57,14 @@ def layer_norms(params: Params, found: Signals, net: Network, layout: Layout) ->
 
 def total_norms(lengths: list[Array]) -> Array:
     """‖gᵢ‖, of the norms of its layers."""
-    scale = in_range(lax.stop_gradient(reduce(jnp.maximum, lengths)))
-    square = add_up([(part / scale) ** 2 for part in lengths])
-    some = square != 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)) * scale, 0)
+    scale = scale_of(reduce(jnp.maximum, lengths))
+    return scaled_root(add_up([(part / scale) ** 2 for part in lengths]), scale)
 
 
 def _length_of_sum(a: Array, b: Array, part: Array, along: Array) -> Array:
     """‖a + b‖ by the lengths of the two, and their inner product b · part · along; 0 where rounding makes it less."""
-    scale = in_range(lax.stop_gradient(jnp.maximum(a, b)))
-    square = (a / scale) ** 2 + 2 * (b / scale) * (part / scale) * along + (b / scale) ** 2
-    some = ~(square <= 0)
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)) * scale, 0)
+    scale = scale_of(jnp.maximum(a, b))
+    return scaled_root((a / scale) ** 2 + 2 * (b / scale) * (part / scale) * along + (b / scale) ** 2, scale)
 
 
 def mean_gradient(found: Signals, shares: Array, layout: Layout) -> list[Layer]:

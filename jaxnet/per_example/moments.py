@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
-from jaxnet._numeric import in_range, total_square
+from jaxnet._numeric import scale_of, total_square
 from jaxnet._products import Layout
 from jaxnet.backprop import Signals, add_penalty, in_structure_of
 from jaxnet.network import Layer, Network, Params
@@ -166,7 +166,7 @@ def _scaled(found: Signals, net: Network) -> tuple[Signals, Network]:
     All gradients are the same number of times smaller than they were, which no ratio of them notices.
     """
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(delta)) for delta in found.deltas]))
-    scale = in_range(lax.stop_gradient(largest))
+    scale = scale_of(largest)
     found = found._replace(deltas=tuple(delta / scale for delta in found.deltas))
     return found, replace(net, l2=net.l2 / scale) if net.penalised else net
 
